@@ -1,0 +1,103 @@
+//! What replica-servers and the meta-server say to one another.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{AppInfo, Ballot, ChangeKind, Decree, ErrorCode, Gpid, Node, PartitionConfig};
+
+/// Replica-server → meta leader, every beacon interval.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Beacon {
+    pub node: Node,
+    /// Random per process start.
+    pub incarnation: u64,
+    /// Wall clock of the sender, microseconds since 1970: the meta warns of skew (safety-rules.md 5).
+    pub wall_us: u64,
+    pub log_healthy: bool,
+    /// The node is draining: nothing new is to be placed on it.
+    pub draining: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BeaconAck {
+    /// False = not the leader; ask `leader`.
+    pub accepted: bool,
+    pub leader: Option<Node>,
+    /// The meta wants a full report of the node's replicas (`config_sync`).
+    pub wants_report: bool,
+}
+
+/// State of one replica as its node sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum ReplicaStatus {
+    Inactive,
+    Primary,
+    Secondary,
+    Learner,
+    Error,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplicaReport {
+    pub gpid: Gpid,
+    pub ballot: Ballot,
+    pub status: ReplicaStatus,
+    pub committed: Decree,
+    pub prepared: Decree,
+    pub durable: Decree,
+    pub disk_tag: String,
+}
+
+/// Node → meta leader: everything that I store; the answer is what I should be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfigSync {
+    pub node: Node,
+    pub incarnation: u64,
+    pub replicas: Vec<ReplicaReport>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfigSyncAck {
+    pub err: ErrorCode,
+    pub leader: Option<Node>,
+    /// Every partition of which the node is a member.
+    pub configs: Vec<(AppInfo, PartitionConfig)>,
+    /// Replicas that the node reported and that nobody wants any more: their table is dropped and its hold
+    /// time over, or other members are enough.
+    pub garbage: Vec<Gpid>,
+}
+
+/// Asks for a change of membership, valid only while the stored ballot equals `ballot`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangeRequest {
+    pub gpid: Gpid,
+    pub ballot: Ballot,
+    pub kind: ChangeKind,
+    pub committed: Decree,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ChangeReply {
+    /// Stored; this is the configuration now.
+    Accepted(PartitionConfig),
+    /// Refused; the stored configuration, and why.
+    Rejected { current: Option<PartitionConfig>, why: String },
+    NotLeader { leader: Option<Node> },
+}
+
+/// Meta → replica-server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Proposal {
+    /// To the primary: start to teach `node`.
+    AddSecondary { node: Node },
+    /// To the primary: ask for the removal of `node`.
+    RemoveSecondary { node: Node },
+    /// To the primary: stop, then hand over to `to`.
+    HandOver { to: Node },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProposalRequest {
+    pub gpid: Gpid,
+    pub ballot: Ballot,
+    pub proposal: Proposal,
+}

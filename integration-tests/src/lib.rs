@@ -1,0 +1,1 @@
+//! Whole clusters as child processes; see the tests.
