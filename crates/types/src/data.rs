@@ -33,9 +33,20 @@ impl StorageError {
 
     pub fn from_code(code: i32) -> Option<Self> {
         use StorageError::*;
-        [Ok, NotFound, Corruption, NotSupported, InvalidArgument, IoError, Incomplete, Aborted, Busy, TryAgain]
-            .into_iter()
-            .find(|e| e.code() == code)
+        [
+            Ok,
+            NotFound,
+            Corruption,
+            NotSupported,
+            InvalidArgument,
+            IoError,
+            Incomplete,
+            Aborted,
+            Busy,
+            TryAgain,
+        ]
+        .into_iter()
+        .find(|e| e.code() == code)
     }
 }
 
@@ -221,15 +232,23 @@ pub enum WriteResponse {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ReadRequest {
-    Get { key: Bytes },
-    Ttl { key: Bytes },
-    SortkeyCount { hash_key: Bytes },
+    Get {
+        key: Bytes,
+    },
+    Ttl {
+        key: Bytes,
+    },
+    SortkeyCount {
+        hash_key: Bytes,
+    },
     MultiGet(MultiGetRequest),
     BatchGet(BatchGetRequest),
     GetScanner(GetScannerRequest),
     Scan(ScanRequest),
     /// Has no answer, not even an error (wire-protocol.md rule 2).
-    ClearScanner { context_id: i64 },
+    ClearScanner {
+        context_id: i64,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -24,6 +24,9 @@ pub struct BeaconAck {
     pub leader: Option<Node>,
     /// The meta wants a full report of the node's replicas (`config_sync`).
     pub wants_report: bool,
+    /// UUID made once per cluster and kept in the coordination store (safety-rules.md 4.3). A node that stores
+    /// another one must not join. Empty when the answering meta is not the leader.
+    pub cluster_id: String,
 }
 
 /// State of one replica as its node sees it.
@@ -80,8 +83,13 @@ pub enum ChangeReply {
     /// Stored; this is the configuration now.
     Accepted(PartitionConfig),
     /// Refused; the stored configuration, and why.
-    Rejected { current: Option<PartitionConfig>, why: String },
-    NotLeader { leader: Option<Node> },
+    Rejected {
+        current: Option<PartitionConfig>,
+        why: String,
+    },
+    NotLeader {
+        leader: Option<Node>,
+    },
 }
 
 /// Meta → replica-server.
@@ -93,6 +101,20 @@ pub enum Proposal {
     RemoveSecondary { node: Node },
     /// To the primary: stop, then hand over to `to`.
     HandOver { to: Node },
+    /// To a secondary: the primary's node does not answer the meta, or does not hold the replica. Claim its
+    /// role at once, whether or not it is still heard (a claim is safe at any time, safety-rules.md 1.3).
+    TakeOver,
+}
+
+/// Answer to a question about one partition.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum QueryReply {
+    Known(AppInfo, PartitionConfig),
+    /// The leader knows no such partition.
+    Unknown,
+    NotLeader {
+        leader: Option<Node>,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -36,8 +36,13 @@ pub struct LogLocation {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WriteOp {
     /// `value` is the whole stored value: expiry, time tag and user data.
-    Put { key: Bytes, value: Bytes },
-    Delete { key: Bytes },
+    Put {
+        key: Bytes,
+        value: Bytes,
+    },
+    Delete {
+        key: Bytes,
+    },
 }
 
 /// Builds a mutation body.
