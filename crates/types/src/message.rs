@@ -42,8 +42,12 @@ pub enum Message {
     Join { signature: u64, prepared: Decree },
     /// Primary → learner: that is too far behind for prepares, fetch more of the log.
     FetchMore { signature: u64 },
-    /// Learner → primary: my copying failed, this session is over.
+    /// Learner → primary: my copying failed, this session is over. Primary → learner: I know no such session.
     LearnFailed { signature: u64 },
+    /// Primary → the secondary that is to follow it (planned move): at this ballot I have stopped serving for
+    /// good, and nobody before me can be serving any more. Who becomes primary at exactly the next ballot need
+    /// not wait out its grants.
+    Released,
 }
 
 impl Message {
