@@ -1,0 +1,83 @@
+//! The documented default file, written from the declarations.
+
+use std::collections::BTreeSet;
+use std::fmt::Write;
+
+use crate::section::SectionInfo;
+
+const HEAD: &str = "\
+; Configuration of Pegasus: one file for all roles. Written by `pegasus_server --print-default-config`.
+;
+; Replace every %{variable}, or give its value at the start: --set cluster.name=onebox, or
+; PEGASUS__VAR__CLUSTER_NAME=onebox in the environment. Keys that are commented out show their default.
+; Any key can be overridden: PEGASUS__SECTION__KEY=value in the environment, --set section.key=value as a flag.
+; `;` and `#` start a comment anywhere in a line; write ^; and ^# for the characters themselves.
+; `pegasus_server FILE --check-config` reports everything that is wrong with a file.
+";
+
+/// All sections in the order given, one struct's keys after the other's where they share a section.
+pub fn default_file(sections: &[&'static SectionInfo]) -> String {
+    let mut out = HEAD.to_owned();
+    let mut done = BTreeSet::new();
+    for info in sections.iter().filter(|info| done.insert(info.name)) {
+        let parts: Vec<_> = sections.iter().filter(|other| other.name == info.name).collect();
+        if info.name.ends_with('*') || info.open {
+            shown(&mut out, info);
+        } else {
+            documented(&mut out, info.name, &parts);
+        }
+    }
+    out
+}
+
+fn documented(out: &mut String, name: &str, parts: &[&&'static SectionInfo]) {
+    out.push('\n');
+    for line in parts.iter().flat_map(|part| part.doc) {
+        comment(out, line);
+    }
+    line(out, &format!("[{name}]"));
+    let mut keys = BTreeSet::new();
+    for key in parts.iter().flat_map(|part| part.keys).filter(|key| keys.insert(key.name)) {
+        for line in key.doc {
+            comment(out, line);
+        }
+        match key.template {
+            Some(template) => match template.strip_prefix('#') {
+                Some(hidden) => line(out, &format!("# {} = {}", key.name, hidden.trim())),
+                None => line(out, &format!("{} = {template}", key.name)),
+            },
+            None => line(out, &format!("# {} = {}", key.name, escaped(&(key.default)()))),
+        }
+    }
+}
+
+/// A family or an open section: what its keys mean, then the members that the default file has.
+fn shown(out: &mut String, info: &SectionInfo) {
+    for (n, (section, values)) in info.shown_as.iter().enumerate() {
+        out.push('\n');
+        if n == 0 {
+            for line in info.doc {
+                comment(out, line);
+            }
+            for key in info.keys {
+                comment(out, &format!("{} ({}): {}", key.name, (key.default)(), key.doc.join("").trim()));
+            }
+        }
+        line(out, &format!("[{section}]"));
+        for (key, value) in *values {
+            line(out, &format!("{key} = {value}"));
+        }
+    }
+}
+
+fn comment(out: &mut String, text: &str) {
+    line(out, &format!("; {}", escaped(text.trim())));
+}
+
+fn line(out: &mut String, text: &str) {
+    let _ = writeln!(out, "{}", text.trim_end()); // writing into a String cannot fail
+}
+
+fn escaped(text: &str) -> String {
+    text.replace('#', "^#").replace(';', "^;")
+}
