@@ -1,1 +1,31 @@
-//! pegasus-placement
+//! What the meta-server decides about the cluster, as functions over values: no IO, no clock, no async.
+//!
+//! | word | meaning |
+//! |---|---|
+//! | view | every table and the configuration of every partition, as stored |
+//! | liveness | which nodes send beacons; in memory only, decides placement, never who may serve |
+//! | change | a new configuration of one partition, always at ballot + 1 |
+//! | cure | what has to happen to a partition so that it becomes healthy again |
+//! | frozen | a node reported a higher ballot than stored: nobody touches the partition |
+//!
+//! ```text
+//!  request of a node --change::apply--+
+//!                                     +--> next configuration --(caller: persist, then)--> ClusterView::put
+//!  liveness + view ----cure::round----+
+//!                          |
+//!                          +--> proposals to primaries and secondaries, which come back as requests
+//! ```
+//!
+//! The shell (`meta-server`, or `crates/sim`) owns the order: decide → persist → adopt → answer.
+
+pub mod assign;
+pub mod change;
+pub mod cure;
+pub mod health;
+pub mod level;
+pub mod lint;
+pub mod liveness;
+pub mod tables;
+pub mod view;
+
+pub use view::{ClusterView, Table};
