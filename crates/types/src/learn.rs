@@ -35,6 +35,7 @@ pub struct RowsRequest {
 /// Rows in key order, as a mutation body of puts, with a checksum over it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RowsChunk {
+    #[serde(with = "crate::blob")]
     pub body: Bytes,
     pub crc: u32,
     pub last_key: Option<Bytes>,

@@ -17,6 +17,7 @@
 //! ```
 
 pub mod app;
+pub mod blob;
 pub mod cluster;
 pub mod data;
 pub mod error_code;

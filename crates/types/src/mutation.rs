@@ -175,6 +175,7 @@ pub struct Mutation {
     /// Unique and growing within the partition, microseconds since 1970.
     pub timestamp_us: u64,
     pub checksum: u32,
+    #[serde(with = "crate::blob")]
     pub body: Bytes,
 }
 
@@ -186,13 +187,18 @@ impl Mutation {
     }
 
     fn compute_checksum(&self) -> u32 {
+        Self::checksum_of(self.gpid, self.decree, self.origin, self.timestamp_us, &self.body)
+    }
+
+    /// The checksum that a mutation of these parts carries.
+    pub fn checksum_of(gpid: Gpid, decree: Decree, origin: Ballot, timestamp_us: u64, body: &[u8]) -> u32 {
         let mut head = [0u8; 32];
-        head[..4].copy_from_slice(&self.gpid.app_id.to_le_bytes());
-        head[4..8].copy_from_slice(&self.gpid.index.to_le_bytes());
-        head[8..16].copy_from_slice(&self.decree.0.to_le_bytes());
-        head[16..24].copy_from_slice(&self.origin.0.to_le_bytes());
-        head[24..].copy_from_slice(&self.timestamp_us.to_le_bytes());
-        crc32c::crc32c_append(crc32c::crc32c(&head), &self.body)
+        head[..4].copy_from_slice(&gpid.app_id.to_le_bytes());
+        head[4..8].copy_from_slice(&gpid.index.to_le_bytes());
+        head[8..16].copy_from_slice(&decree.0.to_le_bytes());
+        head[16..24].copy_from_slice(&origin.0.to_le_bytes());
+        head[24..].copy_from_slice(&timestamp_us.to_le_bytes());
+        crc32c::crc32c_append(crc32c::crc32c(&head), body)
     }
 
     pub fn verify(&self) -> bool {
