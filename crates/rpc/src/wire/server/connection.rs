@@ -1,0 +1,257 @@
+//! One accepted connection: a task that reads, decodes, calls the service and writes.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use bytes::BytesMut;
+use pegasus_types::ErrorCode;
+use tokio::io::{AsyncReadExt, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep};
+
+use super::WireServer;
+use super::reply::Outbox;
+use crate::wire::frame::{FrameError, open_request, put_refusal, request_len};
+use crate::wire::meta::{NegotiationMessage, SASL_AUTH_DISABLE};
+use crate::wire::request::Request;
+use crate::wire::thrift::DecodeError;
+
+/// The shared read buffer; frames of one read are slices of it.
+const SLAB_BYTES: usize = 256 << 10;
+/// A read gets at least so much room; below it a new slab is made.
+const MIN_READ: usize = 32 << 10;
+/// An incomplete frame's buffer grows by at most so much at a time: a claimed length costs nothing before its
+/// bytes arrive.
+const MAX_GROWTH: usize = 1 << 20;
+/// Incomplete frames up to this size do not count against the bound over all connections.
+const SMALL_PARTIAL: usize = 64 << 10;
+/// After so many reads the other tasks of the thread run.
+const READS_PER_TURN: u32 = 4;
+/// An output buffer that grew beyond this is given back when it is empty.
+const KEEP_OUT: usize = 64 << 10;
+
+/// Why a connection ended.
+#[derive(Debug, thiserror::Error)]
+pub enum Closed {
+    #[error("closed by the client")]
+    ByClient,
+    #[error("this server is closing")]
+    Shutdown,
+    #[error("no progress in the middle of a frame or of an answer")]
+    Stalled,
+    #[error("too many bytes of unfinished requests on this server")]
+    Overloaded,
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+pub(super) struct Connection {
+    server: Rc<WireServer>,
+    outbox: Rc<Outbox>,
+    stream: TcpStream,
+    /// Bytes read and not yet decoded: complete frames that may not be taken yet, or an incomplete one.
+    input: BytesMut,
+    /// What `input` counts for in the server's `held`.
+    held: usize,
+    /// The client sends no more.
+    eof: bool,
+    stall: Option<Pin<Box<Sleep>>>,
+    /// Since the stall timer was set.
+    progress: bool,
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.outbox.closed.set(true);
+        self.server.release(self.held);
+    }
+}
+
+impl Connection {
+    pub fn new(server: Rc<WireServer>, outbox: Rc<Outbox>, stream: TcpStream) -> Self {
+        let (input, held, eof, stall, progress) = (BytesMut::new(), 0, false, None, true);
+        Self { server, outbox, stream, input, held, eof, stall, progress }
+    }
+
+    pub async fn run(mut self) -> Closed {
+        poll_fn(|cx| self.poll(cx)).await.err().unwrap_or(Closed::ByClient)
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Closed>> {
+        let result = self.turn(cx);
+        if result.is_pending() {
+            let mut waker = self.outbox.waker.borrow_mut();
+            waker.get_or_insert_with(|| cx.waker().clone()).clone_from(cx.waker());
+        }
+        result
+    }
+
+    fn turn(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Closed>> {
+        // No wake-up is needed for answers that come while this runs.
+        *self.outbox.waker.borrow_mut() = None;
+        let mut reads = 0;
+        loop {
+            let incomplete = self.take_frames()?;
+            let flushed = self.poll_flush(cx)?.is_ready();
+            let ended = self.eof || self.server.closing.get();
+            if ended && flushed && self.outbox.in_flight.get() == 0 && (incomplete || !self.may_take()) {
+                return Poll::Ready(if self.eof { Ok(()) } else { Err(Closed::Shutdown) });
+            }
+            let may_read = incomplete && !ended && self.may_take();
+            self.outbox.blocked.set(!may_read);
+            if may_read {
+                reads += 1;
+                if reads > READS_PER_TURN {
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+                if self.poll_fill(cx)?.is_ready() {
+                    continue;
+                }
+            } else if !incomplete && !ended && self.may_take() {
+                continue;
+            } else if self.server.held.get() >= self.server.limits.held_bytes {
+                self.server.waiting.borrow_mut().push(cx.waker().clone());
+            }
+            return self.poll_stall(cx, !flushed || (may_read && !self.input.is_empty()));
+        }
+    }
+
+    /// Whether another request may be decoded now.
+    fn may_take(&self) -> bool {
+        let limits = &self.server.limits;
+        !self.server.closing.get()
+            && self.outbox.in_flight.get() < limits.in_flight
+            && self.outbox.in_flight_bytes.get() < limits.in_flight_bytes
+            && self.outbox.out.borrow().len() < limits.out_bytes
+            && self.server.held.get() < limits.held_bytes
+    }
+
+    /// Hands complete frames to the service. True when no complete frame is left.
+    fn take_frames(&mut self) -> Result<bool, Closed> {
+        loop {
+            let Some(total) = request_len(&self.input)?.filter(|&total| total <= self.input.len()) else {
+                self.settle_input();
+                return Ok(true);
+            };
+            if !self.may_take() {
+                return Ok(false);
+            }
+            let frame = self.input.split_to(total);
+            self.call(frame)?;
+        }
+    }
+
+    fn call(&mut self, frame: BytesMut) -> Result<(), Closed> {
+        let frame_bytes = frame.len();
+        let mut request = open_request(frame.freeze())?;
+        let Some(rpc) = request.rpc else {
+            if !request.oneway {
+                let out = &mut self.outbox.out.borrow_mut();
+                put_refusal(out, &request.name, request.head.seqid, ErrorCode::HandlerNotFound);
+            }
+            return Ok(());
+        };
+        let reply = self.outbox.begin(&request.head, rpc, frame_bytes, request.oneway);
+        match Request::decode(rpc, &mut request.args) {
+            Ok(Request::Negotiation(_)) => {
+                reply.negotiation(NegotiationMessage { status: SASL_AUTH_DISABLE, ..Default::default() });
+            }
+            Ok(decoded) => self.server.service.call(request.head, request.body_len, decoded, reply),
+            Err(why) => refuse_malformed(reply, why),
+        }
+        Ok(())
+    }
+
+    /// An incomplete frame moves out of the shared buffer, so that a slow client does not pin it; nothing at
+    /// all holds no buffer.
+    fn settle_input(&mut self) {
+        if self.input.is_empty() {
+            self.input = BytesMut::new();
+        } else if self.held == 0 && self.input.len() <= SMALL_PARTIAL {
+            self.input = BytesMut::from(&self.input[..]);
+        }
+        self.count_input();
+    }
+
+    fn count_input(&mut self) {
+        let held = if self.input.capacity() > SMALL_PARTIAL { self.input.capacity() } else { 0 };
+        if held != self.held {
+            self.server.release(self.held);
+            self.server.hold(held);
+            self.held = held;
+        }
+    }
+
+    /// Reads once. Ready when bytes or the end arrived.
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Closed>> {
+        let n = if self.input.is_empty() {
+            let mut slab = self.server.slab.borrow_mut();
+            if slab.capacity() < MIN_READ {
+                slab.reserve(SLAB_BYTES);
+            }
+            let n = ready!(pin!(self.stream.read_buf(&mut *slab)).poll(cx))?;
+            self.input = slab.split();
+            n
+        } else {
+            let len = self.input.len();
+            let missing = request_len(&self.input)?.map_or(MIN_READ, |total| total.saturating_sub(len));
+            self.input.reserve(missing.min(len.clamp(MIN_READ, MAX_GROWTH)));
+            self.count_input();
+            if self.held > 0 && self.server.held.get() > self.server.limits.held_bytes {
+                return Poll::Ready(Err(Closed::Overloaded));
+            }
+            ready!(pin!(self.stream.read_buf(&mut self.input)).poll(cx))?
+        };
+        self.progress = true;
+        self.eof = n == 0;
+        Poll::Ready(Ok(()))
+    }
+
+    /// Writes what is in the outbox. Ready when it is empty.
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Closed>> {
+        let mut out = self.outbox.out.borrow_mut();
+        while !out.is_empty() {
+            let n = ready!(Pin::new(&mut self.stream).poll_write(cx, &out))?;
+            if n == 0 {
+                return Poll::Ready(Err(io::Error::from(io::ErrorKind::WriteZero).into()));
+            }
+            self.progress = true;
+            if n < out.len() {
+                bytes::Buf::advance(&mut *out, n);
+            } else if out.capacity() > KEEP_OUT {
+                *out = BytesMut::new();
+            } else {
+                out.clear();
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Watches a connection that owes us bytes or does not take ours.
+    fn poll_stall(&mut self, cx: &mut Context<'_>, waiting: bool) -> Poll<Result<(), Closed>> {
+        if !waiting {
+            self.stall = None;
+            return Poll::Pending;
+        }
+        let deadline = Instant::now() + self.server.limits.stall;
+        let stall = self.stall.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
+        if std::mem::take(&mut self.progress) {
+            stall.as_mut().reset(deadline);
+        }
+        match stall.as_mut().poll(cx) {
+            Poll::Ready(()) => Poll::Ready(Err(Closed::Stalled)),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+fn refuse_malformed(reply: super::ReplyTo, why: DecodeError) {
+    tracing::debug!(?reply, %why, "request that does not decode");
+    reply.error(ErrorCode::InvalidData);
+}

@@ -1,0 +1,154 @@
+//! The server side: requests of many connections to one [`ClientService`], replies back.
+//!
+//! ```text
+//!  socket --read--> input --frames--> ClientService::call(head, request, ReplyTo)
+//!                                                                        | now or later
+//!  socket <--one write for many replies-- out <--------------------------'
+//! ```
+//!
+//! Everything lives on one thread. What strangers can make the daemon hold is bounded by [`Limits`]: a
+//! connection stops reading when it has too much in flight or too much unread output, and it is closed when
+//! it stalls in the middle of a frame or does not take its answers.
+
+mod connection;
+mod reply;
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::rc::{Rc, Weak};
+use std::task::Waker;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::net::TcpStream;
+
+use super::frame::RequestHead;
+use super::request::Request;
+pub use connection::Closed;
+use reply::Outbox;
+pub use reply::{Captured, ReplyTo};
+
+/// What a daemon does with client requests.
+pub trait ClientService {
+    /// Called inline for every request that decodes, in the order of arrival on a connection; must not block.
+    /// `frame_bytes` is the length of the thrift message (the write limit is compared with it). The reply may
+    /// be given now or later, on the same thread; dropping it leaves the client without an answer.
+    fn call(&self, head: RequestHead, frame_bytes: usize, request: Request, reply: ReplyTo);
+}
+
+/// What clients may make the daemon hold.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Unanswered requests of one connection; then it is not read. A benchmark client pipelines some hundred.
+    pub in_flight: usize,
+    /// Bytes of those requests; one longer frame alone is still taken.
+    pub in_flight_bytes: usize,
+    /// Output that the client has not taken; then it is not read. One answer more may be added.
+    pub out_bytes: usize,
+    /// Bytes of unanswered and incomplete requests over all connections. Above it no request is taken, and
+    /// connections in the middle of a long frame are closed.
+    pub held_bytes: usize,
+    /// A connection is closed when a begun frame or pending output makes no progress for so long.
+    pub stall: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            in_flight: 4096,
+            in_flight_bytes: 16 << 20,
+            out_bytes: 1 << 20,
+            held_bytes: 512 << 20,
+            stall: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Serves client connections; shared by all of a listener.
+pub struct WireServer {
+    service: Rc<dyn ClientService>,
+    /// `server` in data responses. Moved into a response while it is encoded.
+    name: RefCell<String>,
+    limits: Limits,
+    /// Reads go into this buffer, which all connections share, so that idle ones hold none.
+    slab: RefCell<BytesMut>,
+    /// Counted against [`Limits::held_bytes`].
+    held: Cell<usize>,
+    /// Connections that wait for `held` to fall.
+    waiting: RefCell<Vec<Waker>>,
+    connections: RefCell<BTreeMap<u64, Weak<Outbox>>>,
+    last_id: Cell<u64>,
+    closing: Cell<bool>,
+}
+
+impl fmt::Debug for WireServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WireServer")
+            .field("name", &self.name.borrow())
+            .field("connections", &self.connection_count())
+            .field("held_bytes", &self.held.get())
+            .finish_non_exhaustive()
+    }
+}
+
+impl WireServer {
+    /// `name` is this server's published `host:port`; data responses carry it.
+    pub fn new(name: impl Into<String>, limits: Limits, service: Rc<dyn ClientService>) -> Rc<Self> {
+        Rc::new(Self {
+            service,
+            name: RefCell::new(name.into()),
+            limits,
+            slab: RefCell::default(),
+            held: Cell::new(0),
+            waiting: RefCell::default(),
+            connections: RefCell::default(),
+            last_id: Cell::new(0),
+            closing: Cell::new(false),
+        })
+    }
+
+    /// Speaks the protocol on an accepted connection until it ends.
+    pub async fn serve(self: Rc<Self>, stream: TcpStream) -> Closed {
+        let id = self.last_id.get() + 1;
+        self.last_id.set(id);
+        let outbox = Rc::new(Outbox::new(self.clone()));
+        self.connections.borrow_mut().insert(id, Rc::downgrade(&outbox));
+        let closed = connection::Connection::new(self.clone(), outbox, stream).run().await;
+        self.connections.borrow_mut().remove(&id);
+        closed
+    }
+
+    pub fn connection_count(&self) -> usize {
+        self.connections.borrow().len()
+    }
+
+    /// Bytes of requests that are incomplete or not answered yet.
+    pub fn held_bytes(&self) -> usize {
+        self.held.get()
+    }
+
+    /// Takes no more requests; every connection ends when its requests are answered.
+    pub fn close(&self) {
+        self.closing.set(true);
+        for outbox in self.connections.borrow().values().filter_map(Weak::upgrade) {
+            outbox.wake();
+        }
+        self.wake_waiting();
+    }
+
+    fn hold(&self, bytes: usize) {
+        self.held.set(self.held.get() + bytes);
+    }
+
+    fn release(&self, bytes: usize) {
+        self.held.set(self.held.get().saturating_sub(bytes));
+        if self.held.get() < self.limits.held_bytes && !self.waiting.borrow().is_empty() {
+            self.wake_waiting();
+        }
+    }
+
+    fn wake_waiting(&self) {
+        self.waiting.take().into_iter().for_each(Waker::wake);
+    }
+}

@@ -1,0 +1,212 @@
+//! Where a service puts its answer.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::task::Waker;
+
+use bytes::BytesMut;
+use pegasus_types::ErrorCode;
+use pegasus_types::data::{ReadResponseBody, WriteResponse};
+
+use super::{ClientService, Limits, WireServer};
+use crate::wire::codes::Rpc;
+use crate::wire::frame::{Refusal, RequestHead, open_reply, put_refusal};
+use crate::wire::meta::{NegotiationMessage, QueryConfigResponse};
+use crate::wire::request::{AdminResponse, Request, Response};
+use crate::wire::thrift::Writer;
+
+/// Answers of one connection that have not been written to the socket yet.
+pub(super) struct Outbox {
+    server: Rc<WireServer>,
+    pub out: RefCell<BytesMut>,
+    /// Of the connection's task while it sleeps; taken by the first answer, so that all that come before it
+    /// runs share one write.
+    pub waker: RefCell<Option<Waker>>,
+    pub in_flight: Cell<usize>,
+    pub in_flight_bytes: Cell<usize>,
+    /// The connection waits for requests to be finished before it goes on.
+    pub blocked: Cell<bool>,
+    pub closed: Cell<bool>,
+}
+
+impl Outbox {
+    pub fn new(server: Rc<WireServer>) -> Self {
+        Self {
+            server,
+            out: RefCell::default(),
+            waker: RefCell::default(),
+            in_flight: Cell::new(0),
+            in_flight_bytes: Cell::new(0),
+            blocked: Cell::new(false),
+            closed: Cell::new(false),
+        }
+    }
+
+    pub fn wake(&self) {
+        let waker = self.waker.borrow_mut().take();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// Counts a request that now awaits its answer.
+    pub fn begin(self: &Rc<Self>, head: &RequestHead, rpc: Rpc, frame_bytes: usize, oneway: bool) -> ReplyTo {
+        self.in_flight.set(self.in_flight.get() + 1);
+        self.in_flight_bytes.set(self.in_flight_bytes.get() + frame_bytes);
+        self.server.hold(frame_bytes);
+        ReplyTo {
+            outbox: self.clone(),
+            rpc,
+            seqid: head.seqid,
+            app_id: head.app_id,
+            partition_index: head.partition_index,
+            frame_bytes,
+            silent: oneway || rpc == Rpc::ClearScanner,
+        }
+    }
+
+    fn finish(&self, frame_bytes: usize) {
+        self.in_flight.set(self.in_flight.get() - 1);
+        self.in_flight_bytes.set(self.in_flight_bytes.get() - frame_bytes);
+        self.server.release(frame_bytes);
+        if self.blocked.get() {
+            self.wake();
+        }
+    }
+}
+
+/// The place to answer one request. Answers of requests that have none by rule (clear_scanner, one-way
+/// messages) and of closed connections vanish.
+pub struct ReplyTo {
+    outbox: Rc<Outbox>,
+    rpc: Rpc,
+    seqid: i32,
+    app_id: i32,
+    partition_index: i32,
+    frame_bytes: usize,
+    silent: bool,
+}
+
+impl std::fmt::Debug for ReplyTo {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "ReplyTo({} seqid {})", self.rpc.name(), self.seqid)
+    }
+}
+
+impl ReplyTo {
+    pub fn rpc(&self) -> Rpc {
+        self.rpc
+    }
+
+    /// False when nobody waits for the answer any more: the work for it may be dropped if it has no effect.
+    pub fn is_wanted(&self) -> bool {
+        !self.silent && !self.outbox.closed.get()
+    }
+
+    /// Answers a read. `app_id`, `partition_index` and `server` are filled in here.
+    pub fn read(self, response: ReadResponseBody) {
+        self.send(Response::Read(response));
+    }
+
+    /// Answers a write. `app_id`, `partition_index` and `server` are filled in here.
+    pub fn write(self, response: WriteResponse) {
+        self.send(Response::Write(response));
+    }
+
+    pub fn query_config(self, response: QueryConfigResponse) {
+        self.send(Response::QueryConfig(response));
+    }
+
+    pub fn admin(self, response: AdminResponse) {
+        self.send(Response::Admin(response));
+    }
+
+    /// Answers a remote command.
+    pub fn text(self, text: impl Into<String>) {
+        self.send(Response::Text(text.into()));
+    }
+
+    pub(super) fn negotiation(self, response: NegotiationMessage) {
+        self.send(Response::Negotiation(response));
+    }
+
+    /// Refuses the request (the error in the reply's header).
+    pub fn error(self, code: ErrorCode) {
+        if self.is_wanted() {
+            put_refusal(&mut self.outbox.out.borrow_mut(), self.rpc.name().as_bytes(), self.seqid, code);
+            self.outbox.wake();
+        }
+    }
+
+    fn send(self, mut response: Response) {
+        if !self.is_wanted() {
+            return;
+        }
+        let mut out = self.outbox.out.borrow_mut();
+        let mut w = Writer::new(&mut out);
+        let Some((app_id, partition_index, server)) = response.origin() else {
+            response.encode(&mut w, self.rpc, self.seqid);
+            drop(out);
+            return self.outbox.wake();
+        };
+        (*app_id, *partition_index) = (self.app_id, self.partition_index);
+        // Lent, not copied: this is the hot path.
+        let mut name = self.outbox.server.name.borrow_mut();
+        std::mem::swap(server, &mut name);
+        response.encode(&mut w, self.rpc, self.seqid);
+        if let Some((_, _, server)) = response.origin() {
+            std::mem::swap(server, &mut name);
+        }
+        drop((out, name));
+        self.outbox.wake();
+    }
+
+    /// A reply without a connection, for tests of services.
+    pub fn capture(head: &RequestHead, request: &Request) -> (Self, Captured) {
+        struct Nobody;
+        impl ClientService for Nobody {
+            fn call(&self, _: RequestHead, _: usize, _: Request, _: ReplyTo) {}
+        }
+        let outbox = Rc::new(Outbox::new(WireServer::new("127.0.0.1:1", Limits::default(), Rc::new(Nobody))));
+        let reply = outbox.begin(head, request.rpc(), 0, false);
+        (reply, Captured { outbox, rpc: request.rpc() })
+    }
+}
+
+impl Drop for ReplyTo {
+    fn drop(&mut self) {
+        self.outbox.finish(self.frame_bytes);
+    }
+}
+
+/// The other end of [`ReplyTo::capture`].
+pub struct Captured {
+    outbox: Rc<Outbox>,
+    rpc: Rpc,
+}
+
+impl std::fmt::Debug for Captured {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Captured({})", self.rpc.name())
+    }
+}
+
+impl Captured {
+    /// The answer, None while there is none.
+    pub fn take(&self) -> Option<Result<Response, Refusal>> {
+        let frame = self.outbox.out.take().freeze();
+        if frame.is_empty() {
+            return None;
+        }
+        let mut reply = open_reply(frame).expect("encoded by this crate");
+        Some(match reply.refusal.take() {
+            Some(refusal) => Err(refusal),
+            None => Ok(Response::decode(self.rpc, reply).expect("encoded by this crate")),
+        })
+    }
+
+    /// True when the service dropped the reply without an answer.
+    pub fn is_dropped(&self) -> bool {
+        self.outbox.in_flight.get() == 0 && self.outbox.out.borrow().is_empty()
+    }
+}
