@@ -1,1 +1,30 @@
-//! pegasus-telemetry
+//! What every daemon shows of itself and how it stops: logs, metrics, base HTTP paths, shutdown.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`logging`] | tracing to size-bounded log files and stderr; level changeable while running |
+//! | [`registry`] | prometheus registry with the cluster's labels, process metrics, text encoding |
+//! | [`http`] | `/ /version /recentStartTime /config /configs /metrics /livez /readyz`, and one connection of it |
+//! | [`health`] | why a role is not ready |
+//! | [`shutdown`] | one token, one tracker that waits for all tasks |
+//!
+//! ```text
+//!  main: logging::init ─┐
+//!  role: registry + Health + settings ──> http::router(Base) ─┬─ merge own routes
+//!        listener: HTTP connection ─────> http::serve_connection(stream, router)
+//!        Shutdown::trigger() ──> every task sees it, wait_for_tasks() bounds the end
+//! ```
+
+pub mod health;
+pub mod http;
+pub mod logging;
+pub mod registry;
+pub mod shutdown;
+pub mod time;
+pub mod version;
+
+pub use health::Health;
+pub use shutdown::Shutdown;
+
+/// The metrics library, so that daemons and telemetry agree on its version.
+pub use prometheus;

@@ -1,0 +1,31 @@
+//! Why a role is not ready, in words for `/readyz`.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Shared by the parts of one role: each names what it still waits for.
+#[derive(Clone, Debug, Default)]
+pub struct Health(Arc<Mutex<BTreeMap<&'static str, String>>>);
+
+impl Health {
+    /// Not ready until `ready("start")`.
+    pub fn starting() -> Self {
+        let health = Self::default();
+        health.not_ready("start", "starting");
+        health
+    }
+
+    pub fn not_ready(&self, part: &'static str, why: impl Into<String>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(part, why.into());
+    }
+
+    pub fn ready(&self, part: &'static str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(part);
+    }
+
+    /// Empty = ready.
+    pub fn reasons(&self) -> Vec<String> {
+        let reasons = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        reasons.iter().map(|(part, why)| format!("{part}: {why}")).collect()
+    }
+}

@@ -1,0 +1,240 @@
+//! The HTTP paths that every role has (shell-and-http.md 4.2), and serving one connection of them.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use axum::Router;
+use axum::extract::{Query, Request, State};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use prometheus::Registry;
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::time::Calendar;
+use crate::{Health, registry, version};
+
+/// A connection must bring a whole request head within this time, also the next one on a kept connection.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
+/// Longest life of a connection: nothing that we serve takes longer.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(600);
+/// Request head and read buffer.
+const BUFFER_BYTES_MAX: usize = 64 << 10;
+/// Request bodies are small JSON documents.
+const BODY_BYTES_MAX: usize = 1 << 20;
+
+/// What the base paths show.
+#[derive(Debug)]
+pub struct Base {
+    role: &'static str,
+    registry: Registry,
+    health: Health,
+    settings: Map<String, Value>,
+    help: Vec<(&'static str, &'static str)>,
+    started: SystemTime,
+}
+
+impl Base {
+    /// `settings`: an object by setting name, such as `pegasus_config::Effective`.
+    pub fn new(role: &'static str, registry: Registry, health: Health, settings: &impl Serialize) -> Self {
+        let settings = match serde_json::to_value(settings) {
+            Ok(Value::Object(map)) => map,
+            Ok(_) | Err(_) => Map::new(),
+        };
+        Self { role, registry, health, settings, help: Vec::new(), started: SystemTime::now() }
+    }
+
+    /// Lists a path of the role itself under `/`.
+    #[must_use]
+    pub fn describe(mut self, path: &'static str, help: &'static str) -> Self {
+        self.help.push((path, help));
+        self
+    }
+}
+
+/// The base paths. A role merges its own: `router(base).merge(own)`.
+pub fn router(base: Base) -> Router {
+    let state = Arc::new(base);
+    Router::new()
+        .route("/", get(index).post(index))
+        .route("/version", get(show_version).post(show_version))
+        .route("/recentStartTime", get(start_time).post(start_time))
+        .route("/config", get(config).post(config))
+        .route("/configs", get(configs).post(configs))
+        .route("/metrics", get(metrics))
+        .route("/livez", get(livez))
+        .route("/readyz", get(readyz))
+        .fallback(unknown)
+        .layer(axum::extract::DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .with_state(state)
+}
+
+const BASE_HELP: &[(&str, &str)] = &[
+    ("/", "this list"),
+    ("/version", "version and commit"),
+    ("/recentStartTime", "start of this process, UTC"),
+    ("/config", "name=<setting>. One setting with its value and where it comes from"),
+    ("/configs", "all settings"),
+    ("/metrics", "metrics as Prometheus text"),
+    ("/livez", "200 while the process works"),
+    ("/readyz", "200 when ready to serve, else 503 and why"),
+];
+
+/// JSON in `text/plain`, as Pegasus answers.
+pub fn json_text(status: StatusCode, value: &Value) -> Response {
+    (status, [(header::CONTENT_TYPE, "text/plain")], value.to_string()).into_response()
+}
+
+async fn index(State(base): State<Arc<Base>>) -> Response {
+    let help = BASE_HELP.iter().chain(&base.help).map(|(path, help)| ((*path).to_owned(), json!(help)));
+    json_text(StatusCode::OK, &Value::Object(help.collect()))
+}
+
+async fn show_version(State(base): State<Arc<Base>>) -> Response {
+    let value = json!({"Version": version::VERSION, "GitCommit": version::GIT_COMMIT, "Role": base.role});
+    json_text(StatusCode::OK, &value)
+}
+
+async fn start_time(State(base): State<Arc<Base>>) -> Response {
+    json_text(StatusCode::OK, &json!({"RecentStartTime": Calendar::of(base.started).date_time()}))
+}
+
+async fn config(State(base): State<Arc<Base>>, Query(query): Query<HashMap<String, String>>) -> Response {
+    let Some(name) = query.get("name").filter(|_| query.len() == 1) else {
+        return (StatusCode::BAD_REQUEST, "name should be specified, and nothing else").into_response();
+    };
+    match base.settings.get(name) {
+        Some(setting) => json_text(StatusCode::OK, setting),
+        None => (StatusCode::OK, format!("ERR_OBJECT_NOT_FOUND: {name} is not a setting")).into_response(),
+    }
+}
+
+async fn configs(State(base): State<Arc<Base>>) -> Response {
+    json_text(StatusCode::OK, &Value::Object(base.settings.clone()))
+}
+
+async fn metrics(State(base): State<Arc<Base>>) -> Response {
+    match registry::encode(&base.registry) {
+        Ok(text) => ([(header::CONTENT_TYPE, registry::CONTENT_TYPE)], text).into_response(),
+        Err(error) => {
+            tracing::warn!(%error, "cannot encode the metrics");
+            (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response()
+        }
+    }
+}
+
+async fn livez() -> &'static str {
+    "ok\n"
+}
+
+async fn readyz(State(base): State<Arc<Base>>) -> Response {
+    let reasons = base.health.reasons();
+    if reasons.is_empty() {
+        return "ok\n".into_response();
+    }
+    (StatusCode::SERVICE_UNAVAILABLE, reasons.join("\n") + "\n").into_response()
+}
+
+async fn unknown(request: Request) -> Response {
+    (StatusCode::NOT_FOUND, format!("service not found for {:?}", request.uri().path())).into_response()
+}
+
+/// `307` to the same path at the meta leader.
+pub fn redirect(leader: &str, request: &axum::http::Uri) -> Response {
+    let path = request.path_and_query().map_or("/", axum::http::uri::PathAndQuery::as_str);
+    match HeaderValue::from_str(&format!("http://{leader}{path}")) {
+        Ok(location) => (StatusCode::TEMPORARY_REDIRECT, [(header::LOCATION, location)]).into_response(),
+        Err(_) => StatusCode::BAD_REQUEST.into_response(),
+    }
+}
+
+/// Serves HTTP/1 on one connection until it ends. Errors are the peer's and only worth a debug line.
+pub async fn serve_connection<S>(stream: S, router: Router)
+where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(BUFFER_BYTES_MAX)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    match tokio::time::timeout(CONNECTION_TIMEOUT, connection).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "http connection"),
+        Err(_) => tracing::debug!("http connection is too old"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+
+    fn base(health: &Health) -> Router {
+        let registry = registry::new("c", "meta", "127.0.0.1:1").unwrap();
+        let settings = json!({"server_list": {"name": "server_list", "value": "a:1"}});
+        let own = Router::new().route("/meta/x", get(|| async { "own" }));
+        router(Base::new("meta", registry, health.clone(), &settings).describe("/meta/x", "own")).merge(own)
+    }
+
+    async fn ask(router: Router, request: &str) -> String {
+        let (mut client, server) = duplex(1 << 20);
+        let request = format!("{request}\r\nhost: h\r\nconnection: close\r\n\r\n");
+        client.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        let (_, read) = tokio::join!(serve_connection(server, router), client.read_to_string(&mut answer));
+        read.unwrap();
+        answer
+    }
+
+    #[tokio::test]
+    async fn base_paths() {
+        let health = Health::starting();
+        let cases = [
+            ("GET / HTTP/1.1", "200 OK", "\"/meta/x\":\"own\""),
+            ("GET /version HTTP/1.1", "200 OK", "\"Version\":"),
+            ("GET /recentStartTime HTTP/1.1", "200 OK", "{\"RecentStartTime\":\"20"),
+            (
+                "GET /config?name=server_list HTTP/1.1",
+                "200 OK",
+                "{\"name\":\"server_list\",\"value\":\"a:1\"}",
+            ),
+            ("GET /config?name=nope HTTP/1.1", "200 OK", "ERR_OBJECT_NOT_FOUND"),
+            ("GET /config HTTP/1.1", "400 Bad Request", "name should be specified"),
+            ("POST /configs HTTP/1.1\r\ncontent-length: 0", "200 OK", "{\"server_list\":{"),
+            ("GET /metrics HTTP/1.1", "200 OK", "# TYPE resident_mem_usage_mb gauge"),
+            ("GET /livez HTTP/1.1", "200 OK", "ok"),
+            ("GET /readyz HTTP/1.1", "503 Service Unavailable", "start: starting"),
+            ("GET /meta/x HTTP/1.1", "200 OK", "own"),
+            ("GET /wrong/path?x HTTP/1.1", "404 Not Found", "service not found for \"/wrong/path\""),
+        ];
+        for (request, status, body) in cases {
+            let answer = ask(base(&health), request).await;
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status}\r\n")), "{request}: {answer}");
+            assert!(answer.contains(body), "{request}: {answer}");
+        }
+        health.ready("start");
+        assert!(ask(base(&health), "GET /readyz HTTP/1.1").await.starts_with("HTTP/1.1 200"));
+    }
+
+    #[tokio::test]
+    async fn garbage_ends_the_connection() {
+        let huge = format!("GET /{} HTTP/1.1", "x".repeat(BUFFER_BYTES_MAX * 2));
+        for request in ["GET", "\0\0\0", huge.as_str()] {
+            let answer = ask(base(&Health::default()), request).await;
+            assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{answer}");
+        }
+    }
+
+    #[test]
+    fn redirects_keep_path_and_query() {
+        let answer = redirect("127.0.0.1:34601", &"/meta/app?name=temp".parse().unwrap());
+        assert_eq!(answer.status(), StatusCode::TEMPORARY_REDIRECT);
+        assert_eq!(answer.headers()["location"], "http://127.0.0.1:34601/meta/app?name=temp");
+    }
+}

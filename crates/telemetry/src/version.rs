@@ -1,0 +1,16 @@
+//! What this build is.
+
+/// Release of the workspace.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Commit of the source, when the build was told (`PEGASUS_GIT_COMMIT`).
+pub const GIT_COMMIT: &str = match option_env!("PEGASUS_GIT_COMMIT") {
+    Some(commit) => commit,
+    None => "unknown",
+};
+
+/// One line for `--version` and the log.
+pub fn line() -> String {
+    let build = if cfg!(debug_assertions) { "debug" } else { "release" };
+    format!("Pegasus Server {VERSION} ({GIT_COMMIT}) {build}")
+}
