@@ -75,7 +75,8 @@ mod tests {
     fn a_good_view_is_clean_and_each_fault_is_found() {
         let good = config(0, 1, 1, &[2, 3]);
         assert_eq!(lint(&view_of(vec![good.clone(), config(1, 0, 0, &[])])), [""; 0]);
-        let cases: [(fn(&mut PartitionConfig), &str); 8] = [
+        type Edit = fn(&mut PartitionConfig);
+        let cases: [(Edit, &str); 8] = [
             (|c| c.secondaries.push(node(1)), "twice"),
             (|c| c.primary = None, "no primary"),
             (|c| c.ballot.0 = 0, "too low"),

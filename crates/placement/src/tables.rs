@@ -237,35 +237,27 @@ mod tests {
 
     #[test]
     fn bad_requests() {
-        let edit = |f: fn(&mut CreateTable)| {
-            let mut r = request("ok");
-            f(&mut r);
-            r
-        };
-        let cases: [(fn(&mut CreateTable), ErrorCode); 14] = [
-            (|r| r.name = String::new(), ErrorCode::InvalidParameters),
-            (|r| r.name = "a b".into(), ErrorCode::InvalidParameters),
-            (|r| r.name = "x/../y".into(), ErrorCode::InvalidParameters),
-            (|r| r.name = "x".repeat(129), ErrorCode::InvalidParameters),
-            (|r| r.partition_count = 0, ErrorCode::InvalidParameters),
-            (|r| r.partition_count = 1, ErrorCode::InvalidParameters),
-            (|r| r.partition_count = 3, ErrorCode::InvalidParameters),
-            (|r| r.partition_count = i32::MIN, ErrorCode::InvalidParameters),
-            (|r| r.partition_count = 1 << 17, ErrorCode::InvalidParameters),
-            (|r| r.replica_count = 0, ErrorCode::InvalidParameters),
-            (|r| r.replica_count = 6, ErrorCode::InvalidParameters),
-            (|r| r.app_type = "simple_kv".into(), ErrorCode::InvalidParameters),
-            (|r| r.is_stateful = false, ErrorCode::InvalidParameters),
-            (
-                |r| {
-                    r.envs.insert("k".into(), "v".repeat(MAX_ENV_BYTES));
-                },
-                ErrorCode::InvalidParameters,
-            ),
+        let cases: [fn(&mut CreateTable); 14] = [
+            |r| r.name = String::new(),
+            |r| r.name = "a b".into(),
+            |r| r.name = "x/../y".into(),
+            |r| r.name = "x".repeat(129),
+            |r| r.partition_count = 0,
+            |r| r.partition_count = 1,
+            |r| r.partition_count = 3,
+            |r| r.partition_count = i32::MIN,
+            |r| r.partition_count = 1 << 17,
+            |r| r.replica_count = 0,
+            |r| r.replica_count = 6,
+            |r| r.app_type = "simple_kv".into(),
+            |r| r.is_stateful = false,
+            |r| r.envs = BTreeMap::from([("k".into(), "v".repeat(MAX_ENV_BYTES))]),
         ];
-        for (i, (f, code)) in cases.into_iter().enumerate() {
-            let got = create(&some_view(), &Limits::default(), edit(f), 1);
-            assert_eq!(got.map_err(|e| e.code), Err(code), "case {i}");
+        for (i, edit) in cases.into_iter().enumerate() {
+            let mut bad = request("ok");
+            edit(&mut bad);
+            let got = create(&some_view(), &Limits::default(), bad, 1);
+            assert_eq!(got.map_err(|e| e.code), Err(ErrorCode::InvalidParameters), "case {i}");
         }
     }
 

@@ -1,0 +1,57 @@
+//! Every path under `cluster_root` (operations.md 13).
+
+use pegasus_types::{AppId, Gpid};
+
+/// Paths of one cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tree {
+    root: String,
+}
+
+impl Tree {
+    /// `cluster_root` as configured, for example `/pegasus/onebox`; `/` or empty = paths from the top.
+    pub fn new(cluster_root: &str) -> Self {
+        let parts = cluster_root.split('/').filter(|part| !part.is_empty());
+        Self { root: parts.map(|part| format!("/{part}")).collect() }
+    }
+
+    /// Of the cluster itself; empty when paths start at the top.
+    pub fn root(&self) -> &str {
+        &self.root
+    }
+
+    /// UUID of the cluster, made once (safety-rules.md 4.3). The reference has no such node.
+    pub fn cluster_id(&self) -> String {
+        format!("{}/cluster_id", self.root)
+    }
+
+    /// Text `lock` while a first, large write runs, else `unlock`.
+    pub fn apps(&self) -> String {
+        format!("{}/apps", self.root)
+    }
+
+    pub fn app(&self, app_id: AppId) -> String {
+        format!("{}/apps/{app_id}", self.root)
+    }
+
+    pub fn partition(&self, gpid: Gpid) -> String {
+        format!("{}/apps/{}/{}", self.root, gpid.app_id, gpid.index)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_as_operators_know_them() {
+        for (root, app) in
+            [("/pegasus/c1", "/pegasus/c1/apps/2"), ("pegasus/c1/", "/pegasus/c1/apps/2"), ("/", "/apps/2")]
+        {
+            assert_eq!(Tree::new(root).app(2), app);
+        }
+        let tree = Tree::new("/pegasus/c1");
+        assert_eq!(tree.partition(Gpid::new(2, 7)), "/pegasus/c1/apps/2/7");
+        assert_eq!((tree.root(), Tree::new("").root()), ("/pegasus/c1", ""));
+    }
+}
