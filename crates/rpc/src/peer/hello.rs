@@ -331,7 +331,7 @@ mod tests {
         }
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_silent_stranger_is_dropped() {
         let (_a, mut b) = duplex(64);
         assert!(matches!(admit(&mut b, &acceptor("c1"), Service::Replica).await, Err(HelloError::Timeout)));

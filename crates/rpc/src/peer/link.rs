@@ -43,6 +43,9 @@ const PROBES: [Duration; 6] = [
     Duration::from_millis(20),
     Duration::from_millis(40),
 ];
+/// A connection that broke sooner counts as a flap; each flap in a row starts the dials at a later pause, so
+/// that a peer which takes connections only to close them is not dialled in a tight loop.
+const STEADY: Duration = Duration::from_secs(1);
 /// A name server that does not answer costs a dial at most this.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -109,6 +112,8 @@ pub(crate) struct Link<Req, Resp> {
     changed: Notify,
     /// Failed dials in a row.
     failures: Cell<u32>,
+    /// Connections in a row that broke young.
+    flaps: Cell<usize>,
     /// Incarnation of the last connection that broke, until the next one stands or the loss was reported.
     lost: Cell<Option<u64>>,
     /// Number of the connection, so that only the current one's end counts.
@@ -138,6 +143,7 @@ where
             state: RefCell::new(State::Idle),
             changed: Notify::new(),
             failures: Cell::new(0),
+            flaps: Cell::new(0),
             lost: Cell::new(None),
             generation: Cell::new(0),
         })
@@ -278,12 +284,14 @@ where
         self.shared.note_up(&self.node, self.class, accepted);
         let link = self.clone();
         let dispatch = client.dispatch;
+        let since = Instant::now();
         self.spawn(async move {
             let why = match dispatch.await {
                 Ok(()) => "closed by the peer".to_owned(),
                 Err(error) => source_text(&error),
             };
             if link.generation.get() == generation {
+                link.flaps.set(if since.elapsed() < STEADY { link.flaps.get() + 1 } else { 0 });
                 link.after_loss(incarnation, &why).await;
             }
         });
@@ -295,8 +303,9 @@ where
         *self.state.borrow_mut() = State::Dialing;
         self.lost.set(Some(incarnation));
         let mut outcome = Err(DialError::Io(why.to_owned()));
-        for pause in PROBES {
-            sleep(pause).await;
+        let start = self.flaps.get().min(PROBES.len() - 1);
+        for pause in &PROBES[start..] {
+            sleep(*pause).await;
             outcome = self.dial().await;
             // Only a connection that was reset once more (the dying process's backlog) is worth another try.
             if !matches!(outcome, Err(DialError::Io(_))) {

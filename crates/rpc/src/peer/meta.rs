@@ -1,17 +1,19 @@
-//! The service of a meta-server for the other daemons, and what it tells of the cluster.
+//! The service of a meta-server for the other daemons.
 
 use std::fmt;
 use std::rc::Rc;
 use std::time::Duration;
 
-use pegasus_types::meta::{Beacon, BeaconAck, ChangeReply, ChangeRequest, ConfigSync, ConfigSyncAck};
-use pegasus_types::{AppInfo, Gpid, Node, PartitionConfig};
-use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncRead, AsyncWrite};
+use pegasus_types::cluster::ClusterOverview;
+use pegasus_types::meta::{
+    Beacon, BeaconAck, ChangeReply, ChangeRequest, ConfigSync, ConfigSyncAck, QueryReply,
+};
+use pegasus_types::{Gpid, Node};
+use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
-use super::hello::{Class, Identity, Remote, Service, admit};
-use super::link::{CallError, Link, frame_options};
+use super::hello::{Class, HelloError, Identity, Remote, Service, admit};
+use super::link::{CallError, Link, frame_options, prepare_socket};
 use super::pool::Shared;
 use super::serve::{ServeError, drive};
 use super::transport::ServerWire;
@@ -34,83 +36,22 @@ mod service {
         /// The stored configuration of one partition.
         async fn query(gpid: Gpid) -> QueryReply;
         /// From the collector and the shell.
-        async fn cluster_view() -> ClusterViewReply;
+        async fn cluster_view() -> ClusterOverview;
     }
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum QueryReply {
-    Found {
-        app: AppInfo,
-        config: PartitionConfig,
-    },
-    /// No such table or partition.
-    Unknown,
-    NotLeader {
-        leader: Option<Node>,
-    },
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum ClusterViewReply {
-    View(ClusterView),
-    NotLeader { leader: Option<Node> },
-}
-
-/// The cluster as the meta leader knows it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ClusterView {
-    pub cluster_id: String,
-    pub leader: Node,
-    /// Every configured meta-server.
-    pub metas: Vec<Node>,
-    /// Dropped tables that are still held included; see their status.
-    pub tables: Vec<TableView>,
-    pub nodes: Vec<NodeView>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TableView {
-    pub app: AppInfo,
-    /// By index, without a gap.
-    pub partitions: Vec<PartitionConfig>,
-}
-
-impl TableView {
-    /// Partitions that have a primary and all the secondaries that the table asks for.
-    pub fn fully_healthy(&self) -> usize {
-        let whole = |p: &&PartitionConfig| {
-            p.primary.is_some() && usize::try_from(p.max_replica_count).is_ok_and(|n| p.member_count() >= n)
-        };
-        self.partitions.iter().filter(whole).count()
-    }
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NodeView {
-    pub node: Node,
-    pub alive: bool,
-    pub incarnation: u64,
-    /// Since its last beacon; None when this leader has had none.
-    pub silent_ms: Option<u64>,
-    pub log_healthy: bool,
-    pub draining: bool,
-    pub primaries: u32,
-    pub secondaries: u32,
 }
 
 /// Serves one accepted connection, from its preface on, until it ends. `handler` makes the implementation for
 /// this connection and learns who dialled; a clone of it (make that cheap) takes each request.
-pub async fn serve_meta_peer<S, H>(
-    mut stream: S,
+pub async fn serve_meta_peer<H>(
+    mut stream: TcpStream,
     me: &Identity,
     handler: impl FnOnce(&Remote) -> H,
     shutdown: &CancellationToken,
 ) -> Result<(), ServeError>
 where
-    S: AsyncRead + AsyncWrite + Unpin,
     H: MetaPeer + Clone + 'static,
 {
+    prepare_socket(&stream).map_err(HelloError::from)?;
     let remote = admit(&mut stream, me, Service::Meta).await?;
     let wire = ServerWire::new(stream, frame_options(remote.class));
     drive(wire, handler(&remote).serve(), shutdown).await
@@ -163,7 +104,7 @@ impl MetaClient {
         call!(self.0.control, within, MetaPeerRequest, MetaPeerResponse, Query { gpid })
     }
 
-    pub async fn cluster_view(&self, within: Duration) -> Result<ClusterViewReply, CallError> {
+    pub async fn cluster_view(&self, within: Duration) -> Result<ClusterOverview, CallError> {
         call!(self.0.bulk, within, MetaPeerRequest, MetaPeerResponse, ClusterView {})
     }
 }

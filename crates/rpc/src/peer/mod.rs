@@ -45,7 +45,7 @@ pub use hello::{
     Class, HELLO_TIMEOUT, HelloError, Identity, MAX_HELLO_BYTES, PREFACE, PROTOCOL_VERSION, Refusal, Remote,
 };
 pub use link::{CallError, DialError};
-pub use meta::{ClusterView, MetaClient, MetaPeer, serve_meta_peer};
+pub use meta::{MetaClient, MetaPeer, serve_meta_peer};
 pub use outbox::{Outbox, OutboxStats};
 pub use pool::{PeerEvent, PeerPool, PoolOptions};
 pub use replica::{NodeStats, ReplicaClient, ReplicaPeer, serve_replica_peer};

@@ -11,11 +11,11 @@ use pegasus_types::message::{Envelope, Heartbeat, HeartbeatAck};
 use pegasus_types::meta::{ProposalRequest, ReplicaReport};
 use pegasus_types::{AppInfo, ErrorCode, Node, PartitionConfig};
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
-use super::hello::{Class, Identity, Remote, Service, admit};
-use super::link::{CallError, Link, frame_options};
+use super::hello::{Class, HelloError, Identity, Remote, Service, admit};
+use super::link::{CallError, Link, frame_options, prepare_socket};
 use super::pool::Shared;
 use super::serve::{ServeError, drive};
 use super::transport::ServerWire;
@@ -84,16 +84,16 @@ pub struct ReplicaStats {
 
 /// Serves one accepted connection, from its preface on, until it ends. `handler` makes the implementation for
 /// this connection and learns who dialled; a clone of it (make that cheap) takes each request.
-pub async fn serve_replica_peer<S, H>(
-    mut stream: S,
+pub async fn serve_replica_peer<H>(
+    mut stream: TcpStream,
     me: &Identity,
     handler: impl FnOnce(&Remote) -> H,
     shutdown: &CancellationToken,
 ) -> Result<(), ServeError>
 where
-    S: AsyncRead + AsyncWrite + Unpin,
     H: ReplicaPeer + Clone + 'static,
 {
+    prepare_socket(&stream).map_err(HelloError::from)?;
     let remote = admit(&mut stream, me, Service::Replica).await?;
     let wire = ServerWire::new(stream, frame_options(remote.class));
     drive(wire, handler(&remote).serve(), shutdown).await

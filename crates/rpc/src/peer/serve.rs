@@ -84,8 +84,10 @@ enum Taking {
     No,
 }
 
+type ServerChannel<S, Req, Resp> = BaseChannel<Req, Resp, ServerWire<S, Req, Resp>>;
+
 struct Driver<S, V: Serve> {
-    channel: BaseChannel<V::Req, V::Resp, ServerWire<S, V::Req, V::Resp>>,
+    channel: ServerChannel<S, V::Req, V::Resp>,
     serve: V,
     /// Answers of the handlers that had to wait; bounded by [`MAX_WAITING`].
     finished: mpsc::UnboundedSender<Response<V::Resp>>,

@@ -127,10 +127,10 @@ where
     }
 
     fn queue_failure(&mut self, id: u64, text: &str) -> Result<(), FrameError> {
-        let text = &text[..text.floor_char_boundary(MAX_FAILURE_TEXT)];
+        let text = &text.as_bytes()[..text.len().min(MAX_FAILURE_TEXT)];
         self.frames.queue(|to| {
             put_head(to, FAILURE, id)?;
-            to.put(text.as_bytes())
+            to.put(text)
         })
     }
 }
@@ -248,7 +248,7 @@ mod tests {
         let batch = vec![prepare(1024), prepare(10_000)];
         let frame = encoded(&batch);
         let inside = frame.as_ptr_range();
-        let message = decode_request::<Vec<Envelope>>(frame.clone(), context::current()).unwrap();
+        let message = decode_request::<Vec<Envelope>>(frame, context::current()).unwrap();
         let ClientMessage::Request(request) = message else { panic!("{message:?}") };
         assert_eq!(request.message, batch);
         for envelope in &request.message {
