@@ -1,0 +1,358 @@
+//! Data directories: one per disk, which know whose they are.
+//!
+//! ```text
+//! <dir>/.pegasus-lock                       held while a process uses the directory
+//! <dir>/.pegasus-disk                       who it is (marker.rs)
+//! <dir>/replica/log/                        the disk's mutation log
+//! <dir>/replica/reps/<app>.<idx>.pegasus/   a replica: .replica-meta, data/ (replicas.rs)
+//! <dir>/replica/reps/<...>.<time>.gar       garbage, removed in the background
+//! <dir>/replica/reps/<...>.<time>.err       quarantine, kept for the operator
+//! ```
+//!
+//! A directory whose marker is missing although one was there is a disk that is not mounted: broken, never empty
+//! (safety-rules.md 4.3). That one was there is known from replicas that are still in it, or from the markers of
+//! the node's other directories, which name it.
+
+mod marker;
+mod replicas;
+
+use std::collections::BTreeSet;
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use pegasus_types::Node;
+
+use crate::small_file::SmallFileError;
+pub use marker::FORMAT_VERSION;
+use marker::Marker;
+pub use replicas::{FoundReplica, engine_dir};
+
+const LOCK_FILE: &str = ".pegasus-lock";
+
+/// A directory as configured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DirSpec {
+    /// Name of the disk in reports, unique on the node.
+    pub tag: String,
+    pub path: PathBuf,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DiskState {
+    Normal,
+    /// Less room than wanted: no new replicas, no client writes when so configured.
+    SpaceInsufficient,
+    /// Not to be used until the process starts again; says why.
+    Broken(String),
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Space {
+    pub total_bytes: u64,
+    /// For us, without what the file system reserves.
+    pub available_bytes: u64,
+}
+
+impl Space {
+    pub const fn available_percent(self) -> u64 {
+        match self.total_bytes {
+            0 => 0,
+            total => (self.available_bytes as u128 * 100 / total as u128) as u64,
+        }
+    }
+}
+
+/// Reasons not to start: using the directory would destroy or mix up data.
+#[derive(Debug, thiserror::Error)]
+pub enum DataDirError {
+    #[error("{path} is in use by another process")]
+    Locked { path: String },
+    #[error("{path} belongs to node {owner}, this is {me}")]
+    OtherNode { path: String, owner: Node, me: Node },
+    #[error("{path} belongs to cluster {owner}, this is {me}")]
+    OtherCluster { path: String, owner: String, me: String },
+    #[error("{first} and {second} are the same disk, or a copy of one")]
+    Twice { first: String, second: String },
+    #[error("no data directory is usable")]
+    NoneUsable,
+    #[error(transparent)]
+    Marker(#[from] SmallFileError),
+}
+
+/// The data directories of a node.
+#[derive(Debug)]
+pub struct DataDirs {
+    dirs: Vec<DataDir>,
+}
+
+impl DataDirs {
+    /// Opens, and where it is new marks, every directory. What is wrong with one disk makes that one
+    /// [`DiskState::Broken`].
+    ///
+    /// # Errors
+    /// Mix-ups: see [`DataDirError`].
+    pub fn open(specs: &[DirSpec], node: &Node, min_available_percent: u64) -> Result<Self, DataDirError> {
+        let mut dirs = Vec::with_capacity(specs.len());
+        for spec in specs {
+            dirs.push(DataDir::open(spec.clone(), node, min_available_percent)?);
+        }
+        for (i, second) in dirs.iter().enumerate() {
+            let id = second.disk_id();
+            if let Some(first) = dirs[..i].iter().find(|first| id.is_some() && first.disk_id() == id) {
+                let (first, second) = (first.name(), second.name());
+                return Err(DataDirError::Twice { first, second });
+            }
+        }
+        let dirs = Self { dirs };
+        dirs.mark(node)?;
+        if dirs.usable().next().is_none() {
+            return Err(DataDirError::NoneUsable);
+        }
+        Ok(dirs)
+    }
+
+    /// Gives new directories their marker, and tells every marker of all the others.
+    fn mark(&self, node: &Node) -> Result<(), DataDirError> {
+        let known: BTreeSet<PathBuf> = self
+            .dirs
+            .iter()
+            .filter_map(|d| d.lock_marker().as_ref().map(|m| m.siblings.clone()))
+            .flatten()
+            .collect();
+        let cluster_id = self.cluster_id();
+        for dir in &self.dirs {
+            if dir.lock_marker().is_none() && known.contains(&dir.spec.path) {
+                dir.mark_broken("its marker is missing although it had one: the disk is not mounted");
+            }
+        }
+        let all: BTreeSet<PathBuf> = self.dirs.iter().map(|dir| dir.spec.path.clone()).collect();
+        for dir in self.usable() {
+            let mut marker = dir.lock_marker();
+            let mut next = match &*marker {
+                Some(marker) => marker.clone(),
+                None => Marker::new(node.clone(), cluster_id.clone()),
+            };
+            next.siblings.extend(all.iter().filter(|path| **path != dir.spec.path).cloned());
+            next.boot_id = marker::boot_id();
+            match next.save(&dir.spec.path) {
+                Ok(()) => *marker = Some(next),
+                Err(e) => {
+                    drop(marker);
+                    dir.mark_broken(&e.to_string());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &DataDir> {
+        self.dirs.iter()
+    }
+
+    pub fn get(&self, tag: &str) -> Option<&DataDir> {
+        self.dirs.iter().find(|dir| dir.spec.tag == tag)
+    }
+
+    /// Those that are not broken.
+    pub fn usable(&self) -> impl Iterator<Item = &DataDir> {
+        self.dirs.iter().filter(|dir| !matches!(dir.state(), DiskState::Broken(_)))
+    }
+
+    /// The cluster that this node's disks belong to; None before it has met one.
+    pub fn cluster_id(&self) -> Option<String> {
+        self.dirs.iter().find_map(|dir| dir.lock_marker().as_ref().and_then(|m| m.cluster_id.clone()))
+    }
+
+    /// Notes the cluster in every marker, once and for all.
+    ///
+    /// # Errors
+    /// [`DataDirError::OtherCluster`] when a disk belongs to another one: nothing may be served then.
+    pub fn bind_cluster(&self, cluster_id: &str) -> Result<(), DataDirError> {
+        for dir in &self.dirs {
+            if let Some(owner) = dir.lock_marker().as_ref().and_then(|m| m.cluster_id.clone())
+                && owner != cluster_id
+            {
+                return Err(DataDirError::OtherCluster {
+                    path: dir.name(),
+                    owner,
+                    me: cluster_id.to_owned(),
+                });
+            }
+        }
+        for dir in self.usable() {
+            let mut marker = dir.lock_marker();
+            let Some(marker) = &mut *marker else { continue };
+            if marker.cluster_id.is_none() {
+                let next = Marker { cluster_id: Some(cluster_id.to_owned()), ..marker.clone() };
+                next.save(&dir.spec.path)?;
+                *marker = next;
+            }
+        }
+        Ok(())
+    }
+
+    /// Where a new replica goes: a normal disk with the fewest replicas, of those the one with most room.
+    pub fn place(&self) -> Option<&DataDir> {
+        self.dirs.iter().filter(|dir| dir.state() == DiskState::Normal).min_by_key(|dir| {
+            let replicas = dir.replica_count().unwrap_or(usize::MAX);
+            (replicas, std::cmp::Reverse(dir.space().available_bytes))
+        })
+    }
+}
+
+/// One data directory.
+#[derive(Debug)]
+pub struct DataDir {
+    spec: DirSpec,
+    min_available_percent: u64,
+    /// None while broken at start.
+    _lock: Option<File>,
+    marker: Mutex<Option<Marker>>,
+    /// Boot of the machine in which the directory was last used.
+    last_boot_id: Option<String>,
+    disk: Mutex<(DiskState, Space)>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Every change under these locks is a single assignment.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl DataDir {
+    fn open(spec: DirSpec, node: &Node, min_available_percent: u64) -> Result<Self, DataDirError> {
+        let path = spec.path.display().to_string();
+        let broken = |why: String| Self {
+            spec: spec.clone(),
+            min_available_percent,
+            _lock: None,
+            marker: Mutex::new(None),
+            last_boot_id: None,
+            disk: Mutex::new((DiskState::Broken(why), Space::default())),
+        };
+        let lock = match take_lock(&spec.path) {
+            Ok(lock) => lock,
+            Err(TryLockError::WouldBlock) => return Err(DataDirError::Locked { path }),
+            Err(TryLockError::Error(e)) => return Ok(broken(e.to_string())),
+        };
+        let marker = match Marker::load(&spec.path) {
+            Ok(marker) => marker,
+            Err(e @ SmallFileError::TooNew { .. }) => return Err(e.into()),
+            Err(e) => return Ok(broken(e.to_string())),
+        };
+        match &marker {
+            Some(marker) if marker.node != *node => {
+                return Err(DataDirError::OtherNode { path, owner: marker.node.clone(), me: node.clone() });
+            }
+            Some(_) => (),
+            None if replicas::any(&spec.path) => {
+                return Ok(broken("it holds replicas but has no marker".to_owned()));
+            }
+            None => (),
+        }
+        if let Err(e) = replicas::remove_unfinished(&spec.path) {
+            return Ok(broken(e.to_string()));
+        }
+        let dir = Self {
+            spec,
+            min_available_percent,
+            _lock: Some(lock),
+            last_boot_id: marker.as_ref().and_then(|m| m.boot_id.clone()),
+            marker: Mutex::new(marker),
+            disk: Mutex::new((DiskState::Normal, Space::default())),
+        };
+        dir.refresh();
+        Ok(dir)
+    }
+
+    pub fn tag(&self) -> &str {
+        &self.spec.tag
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.spec.path
+    }
+
+    /// Directory of the disk's mutation log.
+    pub fn log_dir(&self) -> PathBuf {
+        self.spec.path.join("replica").join("log")
+    }
+
+    /// Random, made when the directory was first used. None while it is broken.
+    pub fn disk_id(&self) -> Option<u64> {
+        self.lock_marker().as_ref().map(|marker| marker.disk_id)
+    }
+
+    /// Whether the machine has started anew since the directory was last used: what was only in the page cache
+    /// may be lost then. True when that cannot be told.
+    pub fn rebooted(&self) -> bool {
+        self.last_boot_id.is_none() || self.last_boot_id != marker::boot_id()
+    }
+
+    pub fn state(&self) -> DiskState {
+        lock(&self.disk).0.clone()
+    }
+
+    /// As of the last [`Self::refresh`].
+    pub fn space(&self) -> Space {
+        lock(&self.disk).1
+    }
+
+    /// The disk has failed: for good, as far as this process goes (safety-rules.md 2.8).
+    pub fn mark_broken(&self, why: &str) {
+        let mut disk = lock(&self.disk);
+        if !matches!(disk.0, DiskState::Broken(_)) {
+            tracing::error!(disk = %self.spec.tag, path = %self.spec.path.display(), why, "disk is broken");
+            disk.0 = DiskState::Broken(why.to_owned());
+        }
+    }
+
+    /// Looks at the disk's free space, and whether it is still there. Cheap; to be called every few seconds.
+    pub fn refresh(&self) -> DiskState {
+        match measure(&self.spec.path) {
+            Ok(space) => {
+                let mut disk = lock(&self.disk);
+                disk.1 = space;
+                if !matches!(disk.0, DiskState::Broken(_)) {
+                    disk.0 = if space.available_percent() < self.min_available_percent {
+                        DiskState::SpaceInsufficient
+                    } else {
+                        DiskState::Normal
+                    };
+                }
+            }
+            Err(e) => self.mark_broken(&e.to_string()),
+        }
+        self.state()
+    }
+
+    fn name(&self) -> String {
+        self.spec.path.display().to_string()
+    }
+
+    fn lock_marker(&self) -> MutexGuard<'_, Option<Marker>> {
+        lock(&self.marker)
+    }
+}
+
+fn take_lock(path: &Path) -> Result<File, TryLockError> {
+    let open = || {
+        fs::create_dir_all(path)?;
+        File::create(path.join(LOCK_FILE))
+    };
+    let file = open().map_err(TryLockError::Error)?;
+    file.try_lock()?;
+    Ok(file)
+}
+
+fn measure(path: &Path) -> io::Result<Space> {
+    let stat = rustix::fs::statvfs(path)?;
+    Ok(Space {
+        total_bytes: stat.f_blocks.saturating_mul(stat.f_frsize),
+        available_bytes: stat.f_bavail.saturating_mul(stat.f_frsize),
+    })
+}
+
+#[cfg(test)]
+mod tests;

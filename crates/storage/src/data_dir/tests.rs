@@ -1,0 +1,137 @@
+use pegasus_types::Gpid;
+use std::time::Duration;
+
+use super::*;
+use crate::replica_meta::tests::sample;
+
+fn node() -> Node {
+    Node::new("127.0.0.1:34801")
+}
+
+fn spec(root: &Path, tag: &str) -> DirSpec {
+    DirSpec { tag: tag.to_owned(), path: root.join(tag) }
+}
+
+fn open(specs: &[DirSpec]) -> Result<DataDirs, DataDirError> {
+    DataDirs::open(specs, &node(), 0)
+}
+
+#[test]
+fn a_directory_keeps_its_identity() {
+    let root = tempfile::tempdir().unwrap();
+    let specs = [spec(root.path(), "a"), spec(root.path(), "b")];
+    let dirs = open(&specs).unwrap();
+    let ids: Vec<_> = dirs.iter().map(DataDir::disk_id).collect();
+    assert!(ids[0].is_some() && ids[1].is_some() && ids[0] != ids[1]);
+    assert_eq!((dirs.cluster_id(), dirs.get("a").unwrap().rebooted()), (None, true), "never used before");
+    dirs.bind_cluster("cluster-1").unwrap();
+    drop(dirs);
+
+    let dirs = open(&specs).unwrap();
+    assert_eq!(dirs.iter().map(DataDir::disk_id).collect::<Vec<_>>(), ids);
+    assert!(!dirs.get("a").unwrap().rebooted());
+    assert_eq!(dirs.cluster_id().as_deref(), Some("cluster-1"));
+    dirs.bind_cluster("cluster-1").unwrap();
+    assert!(matches!(dirs.bind_cluster("cluster-2"), Err(DataDirError::OtherCluster { .. })));
+}
+
+#[test]
+fn mix_ups_stop_the_start() {
+    let root = tempfile::tempdir().unwrap();
+    let specs = [spec(root.path(), "a"), spec(root.path(), "b")];
+    let dirs = open(&specs).unwrap();
+    assert!(matches!(open(&specs), Err(DataDirError::Locked { .. })));
+    drop(dirs);
+    let other = Node::new("127.0.0.1:1");
+    assert!(matches!(DataDirs::open(&specs, &other, 0), Err(DataDirError::OtherNode { .. })));
+    fs::copy(specs[0].path.join(".pegasus-disk"), specs[1].path.join(".pegasus-disk")).unwrap();
+    assert!(matches!(open(&specs), Err(DataDirError::Twice { .. })));
+}
+
+#[test]
+fn a_missing_marker_is_a_broken_disk() {
+    let root = tempfile::tempdir().unwrap();
+    let specs = [spec(root.path(), "a"), spec(root.path(), "b")];
+    open(&specs).unwrap();
+    // Not mounted: the mount point is there, and empty.
+    fs::remove_dir_all(&specs[1].path).unwrap();
+    fs::create_dir(&specs[1].path).unwrap();
+    for _ in 0..2 {
+        let dirs = open(&specs).unwrap();
+        assert!(
+            matches!(dirs.get("b").unwrap().state(), DiskState::Broken(why) if why.contains("not mounted"))
+        );
+        assert_eq!(dirs.usable().map(DataDir::tag).collect::<Vec<_>>(), ["a"]);
+        assert_eq!(dirs.place().map(DataDir::tag), Some("a"));
+    }
+    // Replicas without a marker: somebody removed it.
+    open(&specs[..1]).unwrap().get("a").unwrap().create_replica(&sample(Gpid::new(1, 0))).unwrap();
+    fs::remove_file(specs[0].path.join(".pegasus-disk")).unwrap();
+    assert!(matches!(open(&specs[..1]), Err(DataDirError::NoneUsable)));
+    // A damaged marker is not replaced.
+    let fresh = spec(root.path(), "c");
+    open(std::slice::from_ref(&fresh)).unwrap();
+    fs::write(fresh.path.join(".pegasus-disk"), "x").unwrap();
+    assert!(matches!(open(&[fresh]), Err(DataDirError::NoneUsable)));
+}
+
+#[test]
+fn a_new_disk_joins_the_others() {
+    let root = tempfile::tempdir().unwrap();
+    let specs = [spec(root.path(), "a"), spec(root.path(), "b")];
+    let dirs = open(&specs[..1]).unwrap();
+    dirs.bind_cluster("c").unwrap();
+    drop(dirs);
+    let dirs = open(&specs).unwrap();
+    assert_eq!(dirs.get("b").unwrap().state(), DiskState::Normal);
+    drop(dirs);
+    assert_eq!(open(&specs[1..]).unwrap().cluster_id().as_deref(), Some("c"));
+}
+
+#[test]
+fn space_is_watched_and_broken_is_final() {
+    let root = tempfile::tempdir().unwrap();
+    let specs = [spec(root.path(), "a")];
+    let dirs = DataDirs::open(&specs, &node(), 101).unwrap();
+    let dir = dirs.get("a").unwrap();
+    assert_eq!(dir.state(), DiskState::SpaceInsufficient);
+    assert!(dir.space().total_bytes > 0 && dir.space().available_percent() <= 100);
+    assert!(dirs.place().is_none());
+    dir.mark_broken("fsync failed");
+    dir.mark_broken("again");
+    assert_eq!(dir.refresh(), DiskState::Broken("fsync failed".into()));
+}
+
+#[test]
+fn replicas_are_made_found_and_set_aside() {
+    let root = tempfile::tempdir().unwrap();
+    let specs = [spec(root.path(), "a"), spec(root.path(), "b")];
+    let dirs = open(&specs).unwrap();
+    let (a, b) = (dirs.get("a").unwrap(), dirs.get("b").unwrap());
+    let gpids = [Gpid::new(1, 0), Gpid::new(1, 1), Gpid::new(2, 0)];
+    for gpid in gpids {
+        let path = a.create_replica(&sample(gpid)).unwrap();
+        assert!(path.ends_with(format!("replica/reps/{gpid}.pegasus")));
+        assert!(a.create_replica(&sample(gpid)).is_err(), "there is one");
+    }
+    assert_eq!(dirs.place().map(DataDir::tag), Some("b"), "fewest replicas");
+    fs::create_dir(b.replica_dir(gpids[0])).unwrap();
+    assert!(matches!(b.replicas().unwrap()[..], [FoundReplica { meta: Ok(None), .. }]));
+
+    a.discard(gpids[1]).unwrap();
+    a.quarantine(gpids[2]).unwrap();
+    assert!(a.discard(gpids[1]).is_err(), "gone already");
+    fs::create_dir(a.replica_dir(gpids[1]).with_extension("pegasus.tmp")).unwrap();
+    let found = a.replicas().unwrap();
+    assert_eq!(found.iter().map(|r| r.gpid).collect::<Vec<_>>(), [gpids[0]]);
+    assert_eq!(found[0].meta.as_ref().unwrap().as_ref().unwrap().config.gpid, gpids[0]);
+
+    let day = Duration::from_secs(86_400);
+    assert_eq!(a.remove_set_aside(day, day).unwrap(), 0);
+    assert_eq!(a.remove_set_aside(Duration::ZERO, day).unwrap(), 1);
+    assert_eq!(a.remove_set_aside(Duration::ZERO, Duration::ZERO).unwrap(), 1);
+    drop(dirs);
+    let dirs = open(&specs).unwrap();
+    let left = fs::read_dir(dirs.get("a").unwrap().path().join("replica/reps")).unwrap().count();
+    assert_eq!(left, 1, "the unfinished one was cleared away");
+}
