@@ -21,5 +21,6 @@ mod vector_tests;
 pub use codes::Rpc;
 pub use frame::{HeaderVersion, MAX_FRAME_BYTES, Refusal, RequestHead};
 pub use request::{AdminRequest, AdminResponse, Request, Response};
+pub use client::{CallError, Connection};
 pub use server::{ClientService, Limits, ReplyTo};
 pub use thrift::{DecodeError, ErrorName};

@@ -510,10 +510,10 @@ macro_rules! wire_struct {
                 for key in json.as_object().unwrap().keys() {
                     assert!(key.starts_with("hp_") || known.contains(&key.as_str()), "unknown field {key}");
                 }
-                let mask = present.len();
+                let _mask = present.len();
                 present.push(0);
                 $(if let Some(value) = json.get(stringify!($field)).filter(|value| !value.is_null()) {
-                    present[mask] |= 1 << $id;
+                    present[_mask] |= 1 << $id;
                     this.$field = $crate::wire::thrift::Value::from_json(value, present);
                 })*
                 this

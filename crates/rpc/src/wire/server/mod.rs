@@ -12,6 +12,8 @@
 
 mod connection;
 mod reply;
+#[cfg(test)]
+mod tests;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
