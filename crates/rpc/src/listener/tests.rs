@@ -57,7 +57,8 @@ async fn start(limits: Limits) -> Served {
 
 fn run<F: Future>(test: F) -> F::Output {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(LocalSet::new().run_until(async { timeout(Duration::from_secs(60), test).await.unwrap() }))
+    runtime
+        .block_on(LocalSet::new().run_until(async { timeout(Duration::from_secs(60), test).await.unwrap() }))
 }
 
 async fn get(connection: &Connection) -> bool {
@@ -101,7 +102,8 @@ fn three_protocols_on_one_port() {
         let served = start(Limits::default()).await;
         let client = Connection::connect(served.address, SOON).await.unwrap();
         assert!(get(&client).await);
-        for (words, count) in [(&b"GET / HTTP/1.1\r\n\r\n"[..], &served.http), (b"PGR1hello", &served.peers)] {
+        for (words, count) in [(&b"GET / HTTP/1.1\r\n\r\n"[..], &served.http), (b"PGR1hello", &served.peers)]
+        {
             let mut stream = TcpStream::connect(served.address).await.unwrap();
             // In two pieces, the first shorter than four bytes.
             stream.write_all(&words[..3]).await.unwrap();

@@ -135,14 +135,13 @@ impl Drop for Forget<'_> {
 
 impl Connection {
     pub async fn connect(peer: SocketAddr, within: Duration) -> io::Result<Self> {
-        let stream = timeout(within, TcpStream::connect(peer)).await.map_err(|_| io::ErrorKind::TimedOut)??;
+        let stream =
+            timeout(within, TcpStream::connect(peer)).await.map_err(|_| io::ErrorKind::TimedOut)??;
         stream.set_nodelay(true)?;
         let (read, write) = stream.into_split();
         let shared = Arc::new(Shared { peer, state: Mutex::default(), has_out: Notify::new() });
-        let tasks = [
-            tokio::spawn(run_reader(shared.clone(), read)),
-            tokio::spawn(run_writer(shared.clone(), write)),
-        ];
+        let tasks =
+            [tokio::spawn(run_reader(shared.clone(), read)), tokio::spawn(run_writer(shared.clone(), write))];
         Ok(Self { shared, _tasks: Arc::new(Tasks(tasks)) })
     }
 

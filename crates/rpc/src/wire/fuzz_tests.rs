@@ -67,7 +67,8 @@ fn single_byte_damage() {
                 if is_request {
                     let len = request_len(&damaged);
                     if len == Ok(Some(damaged.len())) {
-                        let _ = open_request(damaged).map(|mut r| r.rpc.map(|rpc| Request::decode(rpc, &mut r.args)));
+                        let _ = open_request(damaged)
+                            .map(|mut r| r.rpc.map(|rpc| Request::decode(rpc, &mut r.args)));
                     }
                 } else {
                     decode_reply(&damaged);
@@ -79,7 +80,7 @@ fn single_byte_damage() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 4000, failure_persistence: None, ..Default::default() })]
+    #![proptest_config(ProptestConfig { cases: 1500, failure_persistence: None, ..Default::default() })]
 
     #[test]
     fn random_bytes(bytes in prop::collection::vec(any::<u8>(), 0..300)) {

@@ -18,9 +18,9 @@ mod fuzz_tests;
 #[cfg(test)]
 mod vector_tests;
 
+pub use client::{CallError, Connection};
 pub use codes::Rpc;
 pub use frame::{HeaderVersion, MAX_FRAME_BYTES, Refusal, RequestHead};
 pub use request::{AdminRequest, AdminResponse, Request, Response};
-pub use client::{CallError, Connection};
 pub use server::{ClientService, Limits, ReplyTo};
 pub use thrift::{DecodeError, ErrorName};

@@ -182,9 +182,9 @@ fn requests_both_ways() {
 
 fn has_host_ports(json: &Json) -> bool {
     match json {
-        Json::Object(map) => {
-            map.iter().any(|(key, value)| (key.starts_with("hp_") && !value.is_null()) || has_host_ports(value))
-        }
+        Json::Object(map) => map
+            .iter()
+            .any(|(key, value)| (key.starts_with("hp_") && !value.is_null()) || has_host_ports(value)),
         Json::Array(list) => list.iter().any(has_host_ports),
         _ => false,
     }
@@ -205,7 +205,8 @@ fn replies_both_ways() {
         if bytes.is_empty() {
             continue;
         }
-        let json = [&entry["response"], &entry["response_decoded"]].into_iter().find(|j| !j.is_null()).unwrap();
+        let json =
+            [&entry["response"], &entry["response_decoded"]].into_iter().find(|j| !j.is_null()).unwrap();
         assert_eq!(reply_len(&bytes), Ok(Some(bytes.len())), "{name}");
         let mut reply = open_reply(bytes.clone()).unwrap();
         let seqid = i32::try_from(json["seqid"].as_i64().unwrap()).unwrap();
