@@ -37,6 +37,9 @@ pub struct Options {
     pub min_replica_count: i32,
     /// Learners that one node is asked to become at a time (`add_secondary_max_count_for_one_node`).
     pub max_learners_per_node: usize,
+    /// New partitions wait so long for the other nodes, once the first one is there: the first node must not
+    /// get every primary (safety-rules.md 3.6).
+    pub assign_wait_ms: u64,
     /// Below this share of alive nodes the meta proposes nothing: it is more likely cut off itself
     /// (`node_live_percentage_threshold_for_update`).
     pub min_alive_percent: usize,
@@ -51,6 +54,7 @@ impl Default for Options {
             return_ms: 600_000,
             min_replica_count: 2,
             max_learners_per_node: 10,
+            assign_wait_ms: 10_000,
             min_alive_percent: 50,
         }
     }
@@ -108,11 +112,13 @@ pub struct Cure {
     frozen: BTreeMap<Gpid, (Node, Ballot)>,
     /// A leader knows of nobody's leaving before this.
     started: Millis,
+    /// Since when some node may get replicas.
+    usable_since: Option<Millis>,
 }
 
 impl Cure {
     pub fn new(options: Options, now: Millis) -> Self {
-        Self { options, memory: BTreeMap::new(), frozen: BTreeMap::new(), started: now }
+        Self { options, memory: BTreeMap::new(), frozen: BTreeMap::new(), started: now, usable_since: None }
     }
 
     /// A configuration was stored.
@@ -205,6 +211,15 @@ impl Cure {
         })
     }
 
+    /// Is a report of `node` needed, to know that a new table's replicas are there?
+    pub fn awaits_report(&self, table: &crate::view::Table, node: &Node) -> bool {
+        table.info.status == AppStatus::Creating
+            && table.partitions.iter().any(|config| {
+                config.is_member(node)
+                    && self.memory.get(&config.gpid).is_none_or(|memory| !memory.holders.contains(node))
+            })
+    }
+
     /// A replica that its node reported may be put away: the group is whole without it and does not want it
     /// back. Never decided for a partition that is frozen or a node that is ahead.
     pub fn is_surplus(
@@ -215,13 +230,12 @@ impl Cure {
         node: &Node,
     ) -> bool {
         let memory = self.memory.get(&config.gpid);
-        let wanted = usize::try_from(config.max_replica_count).unwrap_or(usize::MAX);
         !config.is_member(node)
             && !self.is_frozen(config.gpid)
             && report.ballot <= config.ballot
             && report.status != ReplicaStatus::Learner
             && memory.is_none_or(|m| m.learner.as_ref().is_none_or(|(learner, _)| learner != node))
-            && config.member_count() >= wanted
+            && config.member_count() >= wanted(config)
             && config.members().all(|member| {
                 liveness.is_usable(member) && memory.is_some_and(|m| m.holders.contains(member))
             })
@@ -242,6 +256,9 @@ impl Cure {
     pub fn examine(&mut self, now: Millis, view: &ClusterView, liveness: &Liveness) -> Vec<(Gpid, Verdict)> {
         let (alive, known) = liveness.count();
         let cut_off = alive * 100 < self.options.min_alive_percent * known;
+        let usable = liveness.usable().count();
+        self.usable_since = if usable == 0 { None } else { self.usable_since.or(Some(now)) };
+        let settled = self.usable_since.is_some_and(|since| now.since(since) >= self.options.assign_wait_ms);
         let mut round = Round::new(view, &self.memory);
         let mut verdicts = Vec::new();
         for (table, config) in view.live_partitions() {
@@ -250,6 +267,8 @@ impl Cure {
                     "frozen: {node} knows ballot {ballot}, stored is {}: the metadata went back in time",
                     config.ballot
                 ))
+            } else if config.primary.is_none() && usable < wanted(config) && !settled {
+                Verdict::Wait(format!("{usable} of {} nodes are there to hold it", wanted(config)))
             } else if config.primary.is_none() {
                 assign_first(config, table, liveness, &mut round)
             } else if cut_off {
@@ -293,6 +312,10 @@ impl Round {
     }
 }
 
+fn wanted(config: &PartitionConfig) -> usize {
+    usize::try_from(config.max_replica_count).unwrap_or(1).max(1)
+}
+
 fn assign_first(
     config: &PartitionConfig,
     table: &crate::view::Table,
@@ -307,9 +330,8 @@ fn assign_first(
         .tables
         .entry(config.gpid.app_id)
         .or_insert_with(|| Spread::of(table.partitions.iter().map(|config| &**config)));
-    let wanted = usize::try_from(config.max_replica_count).unwrap_or(1).max(1);
     let fit = |node: &Node| liveness.is_fit_for_primary(node);
-    match spread.place(wanted, &nodes, fit, &mut round.cluster) {
+    match spread.place(wanted(config), &nodes, fit, &mut round.cluster) {
         Some(members) => Verdict::Act(Order::Assign { gpid: config.gpid, members }),
         None => Verdict::Wait("no node is there to hold it".into()),
     }
@@ -342,9 +364,8 @@ impl Patient<'_> {
         {
             return self.propose(memory, primary, Proposal::RemoveSecondary { node: gone.clone() });
         }
-        let wanted = usize::try_from(self.config.max_replica_count).unwrap_or(0).max(1);
         match self.config.member_count() {
-            count if count > wanted => {
+            count if count > wanted(self.config) => {
                 let load = |node: &&Node| round.cluster.get(node).copies;
                 match self.config.secondaries.iter().max_by_key(load) {
                     Some(node) => {
@@ -353,7 +374,7 @@ impl Patient<'_> {
                     None => Verdict::Healthy,
                 }
             }
-            count if count < wanted => self.add_member(memory, round, primary),
+            count if count < wanted(self.config) => self.add_member(memory, round, primary),
             _ => Verdict::Healthy,
         }
     }

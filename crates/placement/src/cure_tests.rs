@@ -109,6 +109,19 @@ fn new_partitions_get_all_members_at_once_and_evenly() {
 }
 
 #[test]
+fn new_partitions_wait_for_enough_nodes_but_not_for_ever() {
+    let mut cure = cure();
+    let view = view_of(vec![config(0, 0, 0, &[])]);
+    let two = |at| alive(at, [node(1), node(2)]);
+    assert_eq!(cure.round(NOW, &view, &two(NOW)), []);
+    assert_eq!(cure.round(NOW + 9_999, &view, &two(NOW + 9_999)), []);
+    let orders = cure.round(NOW + 10_000, &view, &two(NOW + 10_000));
+    assert!(matches!(&orders[..], [Order::Assign { members, .. }] if members.secondaries == [node(2)]));
+    assert_eq!(cure.round(NOW + 20_000, &view, &Liveness::new(1)), [], "all gone");
+    assert_eq!(cure.round(NOW + 30_000, &view, &two(NOW + 30_000)), [], "the wait starts again");
+}
+
+#[test]
 fn proposals_repeat_and_heirs_alternate() {
     let mut cure = cure();
     let view = view_of(vec![config(0, 5, 1, &[2, 3])]);
@@ -195,6 +208,13 @@ fn a_table_is_ready_when_every_member_holds_its_replica() {
     cure.reported(NOW, &view, &node(2), &both);
     assert!(cure.all_hold(&partitions));
     assert!(!cure.all_hold(&[config(0, 0, 0, &[]).into()]));
+
+    let mut table = (**view.table(1).unwrap()).clone();
+    assert!(!cure.awaits_report(&table, &node(3)), "not a member");
+    table.info.status = AppStatus::Creating;
+    assert!(!cure.awaits_report(&table, &node(1)));
+    cure.reported(NOW, &view, &node(1), &both[..1]);
+    assert!(cure.awaits_report(&table, &node(1)));
 }
 
 #[test]

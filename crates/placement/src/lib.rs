@@ -6,11 +6,12 @@
 //! | liveness | which nodes send beacons; in memory only, decides placement, never who may serve |
 //! | change | a new configuration of one partition, always at ballot + 1 |
 //! | cure | what has to happen to a partition so that it becomes healthy again |
+//! | ledger, draft | the view with the versions in the store; decisions on top of it, not yet stored |
 //! | frozen | a node reported a higher ballot than stored: nobody touches the partition |
 //!
 //! ```text
 //!  request of a node --change::apply--+
-//!                                     +--> next configuration --(caller: persist, then)--> ClusterView::put
+//!                                     +--> Draft --writes--> (caller: store) --> Ledger::adopt
 //!  liveness + view ----cure::round----+
 //!                          |
 //!                          +--> proposals to primaries and secondaries, which come back as requests
@@ -22,10 +23,12 @@ pub mod assign;
 pub mod change;
 pub mod cure;
 pub mod health;
+pub mod ledger;
 pub mod level;
 pub mod lint;
 pub mod liveness;
 pub mod tables;
 pub mod view;
 
+pub use ledger::{Draft, Ledger};
 pub use view::{ClusterView, Table};

@@ -1,0 +1,397 @@
+//! Decide → persist → adopt, without the persisting: what is stored, with the version of each node in the
+//! store, and decisions on top of it that nobody may hear of before they are stored.
+//!
+//! ```text
+//!  Ledger --draft--> Draft --(change, create, drop, assign)--> writes, each conditional on a version
+//!     ^                                                           | caller: store them
+//!     '---------------------------adopt---------------------------'
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use pegasus_types::meta::ChangeRequest;
+use pegasus_types::{AppId, AppInfo, AppStatus, ErrorCode, Gpid, PartitionConfig};
+
+use crate::assign::Members;
+use crate::change::{self, Rejected};
+use crate::tables::{self, CreateTable, Created, DropTable, Limits, TableError};
+use crate::view::{ClusterView, Table};
+
+/// Of a node in the store: 0 when created, one more with each write.
+pub type Version = i32;
+
+/// What is stored in one node. Tables come before their partitions, since they are the parents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Key {
+    App(AppId),
+    Partition(Gpid),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Entry {
+    App(AppInfo),
+    Partition(PartitionConfig),
+}
+
+/// One write to the store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Write {
+    pub key: Key,
+    pub entry: Entry,
+    /// The version that must be there; None = the node must not exist.
+    pub over: Option<Version>,
+}
+
+/// What is stored.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ledger {
+    view: ClusterView,
+    versions: BTreeMap<Key, Version>,
+}
+
+impl Ledger {
+    pub fn view(&self) -> &ClusterView {
+        &self.view
+    }
+
+    /// A table as it was loaded: `partitions[i]` is None when its node does not exist. In a table that is
+    /// being created it is made up; elsewhere that is damage.
+    ///
+    /// # Errors
+    /// Says which partition is missing.
+    pub fn load(
+        &mut self,
+        info: (AppInfo, Version),
+        partitions: Vec<Option<(PartitionConfig, Version)>>,
+    ) -> Result<(), String> {
+        let (info, version) = info;
+        self.versions.insert(Key::App(info.app_id), version);
+        let mut configs = Vec::with_capacity(partitions.len());
+        for (index, partition) in (0..).zip(partitions) {
+            let gpid = Gpid::new(info.app_id, index);
+            let config = match partition {
+                Some((config, version)) => {
+                    self.versions.insert(Key::Partition(gpid), version);
+                    config
+                }
+                None if info.status == AppStatus::Creating => {
+                    PartitionConfig::unassigned(gpid, info.max_replica_count)
+                }
+                None => return Err(format!("partition {gpid} of table {} is missing", info.name)),
+            };
+            configs.push(Arc::new(config));
+        }
+        self.view.put_table(Table { info, partitions: configs });
+        Ok(())
+    }
+
+    pub fn draft(&self) -> Draft<'_> {
+        Draft { ledger: self, view: self.view.clone(), touched: BTreeSet::new() }
+    }
+
+    /// Tables whose creation or drop a crash has cut in two: to be mended with [`Draft::mend`].
+    pub fn half_done(&self) -> Vec<AppId> {
+        let incomplete = |table: &&Arc<Table>| {
+            let dropped = table.info.status == AppStatus::Dropped;
+            table.partitions.iter().any(|config| {
+                !self.versions.contains_key(&Key::Partition(config.gpid))
+                    || (dropped && config.partition_flags & crate::view::FLAG_DROPPED == 0)
+            })
+        };
+        self.view.tables().filter(incomplete).map(|table| table.info.app_id).collect()
+    }
+
+    /// These writes are stored. Returns the old configuration of each partition that changed.
+    pub fn adopt(&mut self, writes: Vec<Write>) -> Vec<(Arc<PartitionConfig>, PartitionConfig)> {
+        let mut changed = Vec::new();
+        for write in writes {
+            self.versions.insert(write.key, write.over.map_or(0, |version| version.wrapping_add(1)));
+            match write.entry {
+                Entry::App(info) if self.view.table(info.app_id).is_some() => self.view.put_info(info),
+                Entry::App(info) => {
+                    let unassigned = |index| {
+                        PartitionConfig::unassigned(Gpid::new(info.app_id, index), info.max_replica_count)
+                    };
+                    let partitions =
+                        (0..info.partition_count).map(|index| unassigned(index).into()).collect();
+                    self.view.put_table(Table { info, partitions });
+                }
+                Entry::Partition(config) => {
+                    if let Some(old) = self.view.partition(config.gpid)
+                        && **old != config
+                    {
+                        changed.push((old.clone(), config.clone()));
+                        self.view.put_partition(config);
+                    }
+                }
+            }
+        }
+        changed
+    }
+}
+
+/// Decisions that are not stored yet. Later ones see the earlier ones.
+#[derive(Clone, Debug)]
+pub struct Draft<'a> {
+    ledger: &'a Ledger,
+    view: ClusterView,
+    touched: BTreeSet<Key>,
+}
+
+impl Draft<'_> {
+    pub fn view(&self) -> &ClusterView {
+        &self.view
+    }
+
+    /// A node's request. A repeated one is answered with the configuration that it made.
+    pub fn change(&mut self, request: &ChangeRequest) -> Result<PartitionConfig, Rejected> {
+        let current = self.view.partition(request.gpid).ok_or(Rejected::NoPartition)?;
+        if change::already_done(current, request) {
+            return Ok((**current).clone());
+        }
+        let next = change::apply(current, request)?;
+        self.put(next.clone());
+        Ok(next)
+    }
+
+    /// The first configuration of a partition that nobody holds. False when somebody does by now.
+    pub fn assign(&mut self, gpid: Gpid, members: &Members) -> bool {
+        let Some(current) = self.view.partition(gpid) else { return false };
+        let unassigned = PartitionConfig::unassigned(gpid, current.max_replica_count);
+        if **current != unassigned {
+            return false;
+        }
+        self.put(change::first(&unassigned, members.primary.clone(), members.secondaries.clone()));
+        true
+    }
+
+    /// A new table, or the one that is there with the same options.
+    pub fn create(
+        &mut self,
+        limits: &Limits,
+        request: CreateTable,
+        now_s: i64,
+    ) -> Result<AppInfo, TableError> {
+        match tables::create(&self.view, limits, request, now_s)? {
+            Created::Exists(app_id) => Ok(self.view.table(app_id).expect("it was just found").info.clone()),
+            Created::New(table) => {
+                let info = table.info.clone();
+                self.put_table(table);
+                Ok(info)
+            }
+        }
+    }
+
+    pub fn drop_table(&mut self, limits: &Limits, request: &DropTable, now_s: i64) -> Result<(), TableError> {
+        if let Some(table) = tables::drop_table(&self.view, limits, request, now_s)? {
+            self.put_table(table);
+        }
+        Ok(())
+    }
+
+    /// Changes what is known of a table, not its partitions.
+    pub fn edit(
+        &mut self,
+        name: &str,
+        edit: impl FnOnce(&mut AppInfo) -> Result<(), TableError>,
+    ) -> Result<(), TableError> {
+        let error = |code, hint: &str| TableError { code, hint: hint.into() };
+        let table = self
+            .view
+            .table_by_name(name)
+            .ok_or_else(|| error(ErrorCode::AppNotExist, "app cannot be found"))?;
+        let mut info = table.info.clone();
+        match info.status {
+            AppStatus::Available => edit(&mut info)?,
+            AppStatus::Dropping => return Err(error(ErrorCode::BusyDropping, "it is being dropped")),
+            _ => return Err(error(ErrorCode::BusyCreating, "it is being created")),
+        }
+        if info != table.info {
+            self.put_info(info);
+        }
+        Ok(())
+    }
+
+    /// Every member holds its replica: clients may have the table. False when it is not being created.
+    pub fn make_available(&mut self, app_id: AppId) -> bool {
+        match self.view.table(app_id) {
+            Some(table) if table.info.status == AppStatus::Creating => {
+                let info = AppInfo { status: AppStatus::Available, ..table.info.clone() };
+                self.put_info(info);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Completes a creation or drop of which only a part was stored.
+    pub fn mend(&mut self, app_id: AppId) {
+        let Some(table) = self.view.table(app_id).cloned() else { return };
+        if table.info.status == AppStatus::Dropped {
+            for config in &tables::dropped(table.info.clone(), &table.partitions).partitions {
+                if self.view.partition(config.gpid) != Some(config) {
+                    self.put((**config).clone());
+                }
+            }
+        }
+        let missing = table.partitions.iter().map(|config| Key::Partition(config.gpid));
+        self.touched.extend(missing.filter(|key| !self.ledger.versions.contains_key(key)));
+    }
+
+    /// What has to be stored, parents first.
+    pub fn writes(&self) -> Vec<Write> {
+        let entry = |key: &Key| {
+            Some(match key {
+                Key::App(app_id) => Entry::App(self.view.table(*app_id)?.info.clone()),
+                Key::Partition(gpid) => Entry::Partition((**self.view.partition(*gpid)?).clone()),
+            })
+        };
+        let write = |key: &Key| {
+            Some(Write { key: *key, entry: entry(key)?, over: self.ledger.versions.get(key).copied() })
+        };
+        self.touched.iter().filter_map(write).collect()
+    }
+
+    fn put(&mut self, config: PartitionConfig) {
+        self.touched.insert(Key::Partition(config.gpid));
+        self.view.put_partition(config);
+    }
+
+    fn put_info(&mut self, info: AppInfo) {
+        self.touched.insert(Key::App(info.app_id));
+        self.view.put_info(info);
+    }
+
+    fn put_table(&mut self, table: Table) {
+        self.touched.insert(Key::App(table.info.app_id));
+        self.touched.extend(table.partitions.iter().map(|config| Key::Partition(config.gpid)));
+        self.view.put_table(table);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lint::lint;
+    use crate::view::testing::*;
+    use pegasus_types::{Ballot, ChangeKind, Decree};
+
+    fn create(name: &str) -> CreateTable {
+        CreateTable {
+            name: name.into(),
+            app_type: "pegasus".into(),
+            partition_count: 4,
+            replica_count: 3,
+            envs: BTreeMap::new(),
+            is_stateful: true,
+            success_if_exist: false,
+        }
+    }
+
+    fn with_table() -> Ledger {
+        let mut ledger = Ledger::default();
+        let mut draft = ledger.draft();
+        draft.create(&Limits::default(), create("t"), 9).unwrap();
+        let writes = draft.writes();
+        ledger.adopt(writes);
+        ledger
+    }
+
+    fn take_over(ballot: i64, n: usize) -> ChangeRequest {
+        let kind = ChangeKind::TakeOver { claimant: node(n) };
+        ChangeRequest { gpid: Gpid::new(1, 0), ballot: Ballot(ballot), kind, committed: Decree(0) }
+    }
+
+    #[test]
+    fn a_table_from_creation_to_drop() {
+        let mut ledger = with_table();
+        assert_eq!(ledger.half_done(), [0; 0]);
+        let mut draft = ledger.draft();
+        let members = Members { primary: node(1), secondaries: vec![node(2), node(3)] };
+        for index in 0..4 {
+            assert!(draft.assign(Gpid::new(1, index), &members));
+            assert!(!draft.assign(Gpid::new(1, index), &members), "once");
+        }
+        assert!(draft.make_available(1) && !draft.make_available(1));
+        let writes = draft.writes();
+        assert_eq!(writes.len(), 5);
+        assert!(writes.iter().all(|write| write.over == Some(0)));
+        assert_eq!(writes[0].key, Key::App(1), "the table before its partitions");
+        assert_eq!(ledger.adopt(writes).len(), 4);
+        assert_eq!(lint(ledger.view()), [""; 0]);
+
+        let mut draft = ledger.draft();
+        assert_eq!(draft.change(&take_over(1, 2)).unwrap().ballot, Ballot(2));
+        assert_eq!(draft.change(&take_over(1, 2)).unwrap().ballot, Ballot(2), "repeated");
+        assert!(matches!(draft.change(&take_over(1, 3)), Err(Rejected::StaleBallot { .. })));
+        assert_eq!(draft.change(&take_over(2, 3)).unwrap().ballot, Ballot(3), "on top of the first");
+        let writes = draft.writes();
+        assert_eq!((writes.len(), writes[0].over), (1, Some(1)), "one write for both");
+        let changed = ledger.adopt(writes);
+        assert_eq!((changed[0].0.ballot, changed[0].1.ballot), (Ballot(1), Ballot(3)));
+
+        let mut draft = ledger.draft();
+        let request = DropTable { name: "t".into(), success_if_not_exist: false, reserve_seconds: 0 };
+        draft.drop_table(&Limits::default(), &request, 100).unwrap();
+        let writes = draft.writes();
+        ledger.adopt(writes);
+        assert_eq!(lint(ledger.view()), [""; 0]);
+        assert_eq!(ledger.view().next_app_id(), 2);
+    }
+
+    #[test]
+    fn what_a_crash_cut_in_two_is_mended() {
+        let whole = with_table();
+        // Created: only the table and its first partition were stored.
+        let info = whole.view().table(1).unwrap().info.clone();
+        let first = PartitionConfig::unassigned(Gpid::new(1, 0), 3);
+        let mut cut = Ledger::default();
+        cut.load((info.clone(), 0), vec![Some((first.clone(), 0)), None, None, None]).unwrap();
+        assert_eq!(cut.half_done(), [1]);
+        let mut draft = cut.draft();
+        draft.mend(1);
+        let writes = draft.writes();
+        assert!(writes.iter().all(|write| write.over.is_none()) && writes.len() == 3, "{writes:?}");
+        cut.adopt(writes);
+        assert_eq!(cut, whole);
+        // Dropped: the table was stored, one partition not.
+        let dropped = AppInfo { status: AppStatus::Dropped, partition_count: 2, ..info.clone() };
+        let gone = change::drop_partition(&first);
+        let held = PartitionConfig { gpid: Gpid::new(1, 1), ..config(1, 7, 1, &[2]) };
+        let mut cut = Ledger::default();
+        cut.load((dropped, 4), vec![Some((gone, 2)), Some((held, 5))]).unwrap();
+        assert_eq!(cut.half_done(), [1]);
+        let mut draft = cut.draft();
+        draft.mend(1);
+        let writes = draft.writes();
+        assert_eq!(writes.len(), 1);
+        assert_eq!((writes[0].key, writes[0].over), (Key::Partition(Gpid::new(1, 1)), Some(5)));
+        cut.adopt(writes);
+        assert_eq!((cut.half_done(), lint(cut.view())), (vec![], vec![]));
+        // Anything else that is missing is damage.
+        let available = AppInfo { status: AppStatus::Available, ..info };
+        assert!(Ledger::default().load((available, 0), vec![None]).is_err());
+    }
+
+    #[test]
+    fn edits_need_an_available_table() {
+        let mut ledger = with_table();
+        let edit = |info: &mut AppInfo| {
+            info.envs.insert("k".into(), "v".into());
+            Ok(())
+        };
+        let code = |result: Result<(), TableError>| result.unwrap_err().code;
+        assert_eq!(code(ledger.draft().edit("t", edit)), ErrorCode::BusyCreating);
+        assert_eq!(code(ledger.draft().edit("x", edit)), ErrorCode::AppNotExist);
+        let mut draft = ledger.draft();
+        draft.make_available(1);
+        let writes = draft.writes();
+        ledger.adopt(writes);
+        let mut draft = ledger.draft();
+        draft.edit("t", edit).unwrap();
+        assert_eq!(draft.writes().len(), 1);
+        draft.edit("t", |_| Ok(())).unwrap();
+        assert_eq!(draft.writes().len(), 1);
+    }
+}
