@@ -1,1 +1,26 @@
-//! pegasus-collector
+//! The collector: looks at the cluster from outside and tells what it sees.
+//!
+//! | word | meaning |
+//! |---|---|
+//! | probe | one real write and read of a row in a partition of the probed table |
+//! | availability | share of probes that succeeded, per minute, hour, day and since the start, in millionths |
+//! | overview | tables, partitions and nodes as the meta leader knows them |
+//!
+//! ```text
+//!   metas ──cluster_view──> overview ──> health (sums) ──┐
+//!   table temp <──set, get── probe ────> availability ───┴─> metrics ──> GET /metrics, /livez, /readyz, /config
+//! ```
+//!
+//! With metas or replica-servers down it goes on, and says so: probes fail, `meta_leader_reachable` is 0.
+
+mod availability;
+mod config;
+mod health;
+mod metrics;
+mod overview;
+mod probe;
+mod server;
+mod target;
+
+pub use config::{Config, SECTIONS};
+pub use server::{Handle, start};

@@ -214,31 +214,6 @@ impl MetaList {
     }
 }
 
-impl Lease {
-    /// A secondary acts as primary this long after its last grant: the lease, 0.2 % for drifting clocks, the margin
-    /// (safety-rules.md 1.3).
-    pub fn take_over_wait(&self) -> Duration {
-        self.lease_ms.0 + self.lease_ms.0 / 500 + self.lease_margin_ms.0
-    }
-
-    pub fn check(&self, loaded: &mut Loaded) {
-        let heartbeat = self.lease_heartbeat_ms.as_u64();
-        for (key, value) in [("lease_ms", self.lease_ms.as_u64()), ("grace_ms", self.grace_ms.as_u64())] {
-            if value < 2 * heartbeat {
-                loaded.mistake(
-                    "replication",
-                    key,
-                    format!(
-                        "{value} ms is less than two heartbeats (lease_heartbeat_ms = {heartbeat}): one lost \
-                             heartbeat would stop every partition; expected at least {}",
-                        2 * heartbeat
-                    ),
-                );
-            }
-        }
-    }
-}
-
 impl Liveness {
     pub fn check(&self, lease: &Lease, loaded: &mut Loaded) {
         let (beacon, grace) = (self.fd_beacon_interval_seconds.0, self.fd_grace_seconds.0);
@@ -262,17 +237,4 @@ impl Liveness {
             );
         }
     }
-}
-
-/// The fail-over times that these settings give, for one line at the start.
-pub fn failover_line(lease: &Lease, liveness: &Liveness) -> String {
-    let wait = lease.take_over_wait();
-    let silent = lease.grace_ms.0 + lease.lease_heartbeat_ms.0;
-    format!(
-        "fail-over: a crashed primary is replaced within {} ms, a silent one within {} ms, a replica lost with its \
-         node counts as lost after {:.1} s",
-        wait.as_millis(),
-        silent.max(wait).as_millis() + lease.lease_margin_ms.0.as_millis(),
-        liveness.fd_grace_seconds.0.as_secs_f64(),
-    )
 }

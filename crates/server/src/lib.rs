@@ -1,1 +1,78 @@
-//! pegasus-server
+//! The process: command line, configuration, logs, one thread per role, signals. No logic of a role.
+//!
+//! ```text
+//!  args + config.ini --settings--> every mistake at once, exit 1
+//!        |                         or Settings
+//!        v
+//!  main thread: signals ── Shutdown ──┬─ thread "meta":      current_thread runtime, LocalSet, start(), wait()
+//!        ^                            ├─ thread "replica":   the same
+//!        └────── Started, Ended ──────┴─ thread "collector": the same
+//! ```
+//!
+//! The first SIGTERM or SIGINT stops the roles and waits for them, within a bound; the second one exits at once.
+//! A role that ends by itself stops the others, and the exit code is 1.
+
+pub mod cli;
+mod role;
+mod settings;
+mod supervise;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+pub use role::Role;
+pub use settings::{Settings, sections};
+
+/// The whole program. `only`: the role of a binary that has just one; None = `-app_list` or the file decides.
+pub fn main(only: Option<Role>) -> ExitCode {
+    match run(only) {
+        Ok(code) => code,
+        Err(error) => {
+            say(&format!("{error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(only: Option<Role>) -> anyhow::Result<ExitCode> {
+    let args = match cli::Args::read(std::env::args_os(), only) {
+        Ok(args) => args,
+        Err(error) => {
+            let _ = error.print(); // nowhere to report a closed terminal to
+            return Ok(if error.use_stderr() { ExitCode::FAILURE } else { ExitCode::SUCCESS });
+        }
+    };
+    if args.version {
+        return print(&format!("{}\n", pegasus_telemetry::version::line()));
+    }
+    if args.print_default_config {
+        return print(&pegasus_config::default_file(&sections()));
+    }
+    let Some(file) = &args.config else {
+        anyhow::bail!("no configuration file given; try --help");
+    };
+    let settings = Settings::read(args.sources(file)).map_err(|mistakes| {
+        anyhow::anyhow!(
+            "{mistakes}\nSee {} --help for the settings and how to override them.",
+            cli::program(only)
+        )
+    })?;
+    let roles = args.roles(only, &settings)?;
+    if args.check_config {
+        for warning in &settings.warnings {
+            say(&format!("warning: {warning}"));
+        }
+        return print(&format!("{}: no mistakes\n", file.display()));
+    }
+    supervise::run(settings, &roles)
+}
+
+fn print(text: &str) -> anyhow::Result<ExitCode> {
+    std::io::stdout().lock().write_all(text.as_bytes())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// For whoever started the process; the log has it as well where it matters.
+fn say(text: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{text}"); // nowhere else to complain
+}

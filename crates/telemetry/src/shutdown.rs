@@ -39,6 +39,11 @@ impl Shutdown {
         self.token.cancelled().await;
     }
 
+    /// The token itself, for code that takes one.
+    pub fn token(&self) -> CancellationToken {
+        self.token.clone()
+    }
+
     /// `future`, or None when told to stop first.
     pub async fn or<F: Future>(&self, future: F) -> Option<F::Output> {
         self.token.run_until_cancelled(future).await

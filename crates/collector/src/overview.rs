@@ -1,0 +1,88 @@
+//! What the meta leader knows of the cluster, asked again and again.
+
+use std::time::{Duration, Instant};
+
+use pegasus_rpc::peer::PeerPool;
+use pegasus_telemetry::{Health, Shutdown};
+use pegasus_types::Node;
+use pegasus_types::cluster::ClusterOverview;
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::metrics::Metrics;
+
+/// One meta-server must answer within this time; the next one is asked then.
+const ANSWER_WITHIN: Duration = Duration::from_secs(2);
+/// What is older than this is not shown any more: better nothing than yesterday's health.
+const STALE_AFTER: Duration = Duration::from_secs(60);
+/// Part of [`Health`].
+const PART: &str = "meta leader";
+
+/// Asks until `shutdown` and keeps the metrics at what the leader says.
+pub async fn run(
+    pool: PeerPool,
+    metas: Vec<Node>,
+    every: Duration,
+    metrics: Metrics,
+    health: Health,
+    shutdown: Shutdown,
+) {
+    health.not_ready(PART, "not asked yet");
+    let mut rounds = interval(every);
+    rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut leader: Option<Node> = None;
+    let mut last: Option<Instant> = None;
+    let mut reachable = true;
+    metrics.age(None);
+    while shutdown.or(rounds.tick()).await.is_some() {
+        let Some(answer) = shutdown.or(ask(&pool, &metas, leader.as_ref())).await else { return };
+        match answer {
+            Ok((node, overview)) => {
+                if !reachable || leader.as_ref() != Some(&node) {
+                    tracing::info!(leader = %node, tables = overview.tables.len(), nodes = overview.nodes.len(), "meta leader found");
+                }
+                metrics.overview(&overview);
+                health.ready(PART);
+                (leader, last, reachable) = (Some(node), Some(Instant::now()), true);
+            }
+            Err(why) => {
+                if reachable {
+                    tracing::warn!("no meta leader answers: {why}");
+                }
+                health.not_ready(PART, why);
+                reachable = false;
+                if last.is_some_and(|last| last.elapsed() > STALE_AFTER) {
+                    metrics.forget_overview();
+                    last = None;
+                }
+            }
+        }
+        metrics.leader(reachable);
+        metrics.age(last.map(|last| last.elapsed()));
+    }
+}
+
+/// The last leader first, then all metas; one that names another leader is believed once.
+async fn ask(
+    pool: &PeerPool,
+    metas: &[Node],
+    leader: Option<&Node>,
+) -> Result<(Node, ClusterOverview), String> {
+    let mut why = Vec::new();
+    for node in leader.into_iter().chain(metas.iter().filter(|node| Some(*node) != leader)) {
+        match pool.meta(node).cluster_view(ANSWER_WITHIN).await {
+            Ok(overview) => match &overview.leader {
+                Some(named) if named == node => return Ok((node.clone(), overview)),
+                Some(named) => match pool.meta(named).cluster_view(ANSWER_WITHIN).await {
+                    Ok(overview) if overview.leader.as_ref() == Some(named) => {
+                        return Ok((named.clone(), overview));
+                    }
+                    Ok(_) => why.push(format!("{node} names {named}, which does not lead")),
+                    Err(error) => why.push(format!("{node} names {named}: {error}")),
+                },
+                None => why.push(format!("{node} knows no leader")),
+            },
+            Err(error) => why.push(format!("{node}: {error}")),
+        }
+    }
+    Err(why.join("; "))
+}

@@ -1,0 +1,5 @@
+//! The meta-server alone.
+
+fn main() -> std::process::ExitCode {
+    pegasus_server::main(Some(pegasus_server::Role::Meta))
+}
