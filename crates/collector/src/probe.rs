@@ -100,7 +100,7 @@ impl Board {
             Failure::Error(why) if failures == 1 => {
                 tracing::warn!(table, partition, step = step.name(), why, "probe failed");
             }
-            Failure::Error(why) if failures % self.options.alert_after == 0 => {
+            Failure::Error(why) if failures.is_multiple_of(self.options.alert_after) => {
                 tracing::error!(table, partition, failures, why, "alert: the partition is not available");
             }
             Failure::Error(_) => {}

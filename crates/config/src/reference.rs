@@ -71,7 +71,7 @@ fn shown(out: &mut String, info: &SectionInfo) {
 }
 
 fn comment(out: &mut String, text: &str) {
-    line(out, &format!("; {}", escaped(text.trim())));
+    line(out, &format!("; {}", text.trim()));
 }
 
 fn line(out: &mut String, text: &str) {

@@ -177,8 +177,9 @@ impl Settings {
         }
     }
 
+    /// The effective times, which no single key tells.
     fn failover_line(&self) -> String {
-        String::new()
+        String::from("fail-over: ")
     }
 }
 
