@@ -1,4 +1,5 @@
 //! The binaries as processes: mistakes, signals, logs.
+#![allow(clippy::unwrap_used, reason = "a test: also its helpers may panic")]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
