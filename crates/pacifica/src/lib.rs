@@ -33,9 +33,17 @@
 
 mod effect;
 mod event;
+mod history;
+mod input;
+mod lease;
 mod node;
 mod options;
 mod replay;
+mod replica;
+mod role;
+mod shared;
+mod tail;
+mod transition;
 
 pub use effect::Effect;
 pub use event::{Event, Fault, Recovered};

@@ -1,6 +1,5 @@
 //! Timing and bounds. Times are milliseconds.
 
-use pegasus_types::Millis;
 use serde::{Deserialize, Serialize};
 
 /// Defaults are those of safety-rules.md 1.
@@ -114,10 +113,6 @@ impl Options {
     /// Worst gap in writes, from the last sign of life of a primary: (after a reset, after a silence).
     pub fn fail_over_ms(&self) -> (u64, u64) {
         (self.lease_is_over_ms(), self.grace_ms + self.heartbeat_ms + self.lease_is_over_ms())
-    }
-
-    pub(crate) fn lease_until(&self, sent: Millis) -> Millis {
-        sent + self.lease_ms
     }
 }
 

@@ -1,0 +1,137 @@
+//! A member that is not the primary.
+
+use pegasus_types::message::Message;
+use pegasus_types::meta::Proposal;
+use pegasus_types::{ChangeKind, Node};
+
+use super::follower::Follower;
+use super::not_primary;
+use crate::input::Input;
+use crate::lease::PeerId;
+use crate::shared::{Answer, Env, Next, Shared};
+
+#[derive(Debug)]
+pub(crate) struct Secondary {
+    primary: Node,
+    peer: PeerId,
+    follower: Follower,
+    /// Asked for the primary's role, so grants it no more.
+    claimed: bool,
+}
+
+impl Secondary {
+    /// `cx.config` names this node as secondary of a primary.
+    pub fn begin(cx: &mut Shared, env: &mut Env<'_>, primary: Node) -> Self {
+        let peer = env.leases.peer(&primary, env.now);
+        env.leases.start_granting(peer, cx.gpid, cx.ballot());
+        let role = Self { peer, follower: Follower::new(cx), claimed: false, primary };
+        role.report(cx, env);
+        role
+    }
+
+    pub fn leave(self, cx: &mut Shared, env: &mut Env<'_>) {
+        let last = env.leases.stop_granting(self.peer, cx.gpid);
+        cx.granted_until_now(last);
+    }
+
+    fn report(&self, cx: &Shared, env: &mut Env<'_>) {
+        let state = Message::State { committed: cx.tail.committed(), prepared: cx.tail.prepared() };
+        cx.send(env, &self.primary, state);
+    }
+
+    pub fn on(&mut self, cx: &mut Shared, env: &mut Env<'_>, input: Input) -> Next {
+        match input {
+            Input::Message { from, message } => return self.message(cx, env, &from, message),
+            Input::Logged { upto } => self.follower.logged(cx, env, &self.primary, upto),
+            Input::Applied { upto } => cx.applied(env, upto),
+            Input::Suspect { node } => {
+                if node == self.primary {
+                    self.claim(cx, env);
+                }
+            }
+            Input::Propose(Proposal::TakeOver) => self.claim(cx, env),
+            Input::Propose(
+                Proposal::AddSecondary { .. } | Proposal::RemoveSecondary { .. } | Proposal::HandOver { .. },
+            ) => {}
+            Input::Answered(answer) => self.claim_failed(cx, env, &answer),
+            Input::Wake => {
+                if let Some(answer) = cx.ask_timed_out(env) {
+                    self.claim_failed(cx, env, &answer);
+                }
+            }
+            Input::Sweep => self.sweep(cx, env),
+            Input::Write { token, .. } => not_primary(cx, env, token),
+            Input::CopiedRows { .. }
+            | Input::Fetched { .. }
+            | Input::CopyFailed { .. }
+            | Input::Granted { .. } => {}
+        }
+        Next::Stay
+    }
+
+    fn message(&mut self, cx: &mut Shared, env: &mut Env<'_>, from: &Node, message: Message) -> Next {
+        if *from != self.primary {
+            return Next::Stay;
+        }
+        match message {
+            Message::Prepare { mutation, committed } => {
+                return self.follower.prepare(cx, env, from, mutation, committed);
+            }
+            Message::Commit { committed } => return self.follower.commit(cx, env, from, committed),
+            Message::Configure { .. } => self.report(cx, env),
+            Message::NotHere => self.claim(cx, env),
+            Message::Released => cx.released_at = Some(cx.ballot()),
+            Message::State { .. }
+            | Message::Prepared { .. }
+            | Message::Gap { .. }
+            | Message::NeedConfig
+            | Message::Stale
+            | Message::Learn { .. }
+            | Message::Join { .. }
+            | Message::FetchMore { .. }
+            | Message::LearnFailed { .. } => {}
+        }
+        Next::Stay
+    }
+
+    /// Asks for the primary's role. Safe at any time: whoever gets it waits out its own last grant.
+    fn claim(&mut self, cx: &mut Shared, env: &mut Env<'_>) {
+        if !env.leases.log_healthy || cx.saving.is_some() {
+            return;
+        }
+        if !self.claimed {
+            self.claimed = true;
+            let last = env.leases.stop_granting(self.peer, cx.gpid);
+            cx.granted_until_now(last);
+        }
+        cx.ask(env, ChangeKind::TakeOver { claimant: env.me.clone() });
+    }
+
+    /// Nothing came of the claim. Should the primary be well, it gets its grants back: a group that is whole
+    /// goes on while the meta is away (safety-rules.md 1.6). A late success of the claim does no harm.
+    fn claim_failed(&mut self, cx: &mut Shared, env: &mut Env<'_>, answer: &Answer) {
+        if !matches!(answer.kind, ChangeKind::TakeOver { .. }) || !self.claimed {
+            return;
+        }
+        if !env.leases.is_silent(self.peer, env.now, env.options) {
+            self.claimed = false;
+            env.leases.start_granting(self.peer, cx.gpid, cx.ballot());
+        }
+    }
+
+    /// The primary's node may be well without holding the partition. Then it never asks for a grant.
+    fn sweep(&mut self, cx: &Shared, env: &mut Env<'_>) {
+        let granted = env.leases.last_given(self.peer, cx.gpid).max(cx.last_grant);
+        if granted.is_none_or(|at| env.now.since(at) > env.options.grace_ms) {
+            cx.send(env, &self.primary, Message::NeedConfig);
+        }
+    }
+
+    pub fn check(&self, cx: &Shared) -> Result<(), String> {
+        self.follower.check(cx)?;
+        if cx.config.primary.as_ref() != Some(&self.primary) {
+            return Err(format!("follows {}, not the primary of {:?}", self.primary, cx.config));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,99 @@
+//! A learner, as its primary sees it.
+
+use pegasus_types::Millis;
+use pegasus_types::Node;
+use pegasus_types::message::Message;
+
+use super::progress::Progress;
+use crate::options::Sabotage;
+use crate::shared::{Env, Shared};
+
+/// A learner that copies is told of its session again after this time: the first call may be lost, the learner
+/// may have restarted.
+const LEARN_AGAIN_MS: u64 = 1_000;
+
+#[derive(Debug)]
+pub(crate) struct Pupil {
+    pub progress: Progress,
+    pub signature: u64,
+    called_at: Millis,
+    /// Its addition was asked for and not surely refused: it counts as a member (safety-rules.md 1.2).
+    pub asked: bool,
+    /// A request for its addition may still be carried out.
+    pub uncertain: bool,
+}
+
+impl Pupil {
+    pub fn begin(cx: &Shared, env: &mut Env<'_>, node: &Node) -> Self {
+        let progress = Progress::new(cx, env, node, None);
+        let signature = env.sessions.next();
+        let mut pupil = Self { progress, signature, called_at: env.now, asked: false, uncertain: false };
+        pupil.call(cx, env);
+        pupil
+    }
+
+    /// At a new ballot of the same primary: it has to adopt that first.
+    pub fn carry_on(&mut self, cx: &Shared, env: &mut Env<'_>) {
+        let old = &self.progress;
+        self.progress = Progress::new(cx, env, &old.node.clone(), Some(old.slot));
+        self.asked = false;
+        self.uncertain = false;
+        self.call(cx, env);
+    }
+
+    pub fn call(&mut self, cx: &Shared, env: &mut Env<'_>) {
+        self.called_at = env.now;
+        let learn = Message::Learn { config: cx.config.clone(), signature: self.signature };
+        cx.send(env, &self.progress.node, learn);
+    }
+
+    /// Does it get prepares, and do its answers count?
+    pub fn joined(&self) -> bool {
+        self.progress.answered
+    }
+
+    pub fn counts(&self, env: &Env<'_>) -> bool {
+        if env.options.sabotage == Sabotage::ForgetAskedMember {
+            return self.joined() && !self.asked;
+        }
+        self.joined() || self.asked
+    }
+
+    /// It holds all that a member holds, and has granted.
+    pub fn is_ready(&self, cx: &Shared, env: &Env<'_>) -> bool {
+        let progress = &self.progress;
+        let granted = env.options.sabotage == Sabotage::ForgetAskedMember
+            || env.leases.holds(progress.peer, &progress.slot, env.now, env.options);
+        self.joined() && progress.acked >= cx.tail.committed() && granted
+    }
+
+    /// It cannot be fed from memory (any more): let it fetch from the log.
+    pub fn back_to_copying(&mut self, cx: &Shared, env: &mut Env<'_>) {
+        self.progress.suspend(env);
+        self.called_at = env.now;
+        cx.send(env, &self.progress.node, Message::FetchMore { signature: self.signature });
+    }
+
+    pub fn wake(&mut self, cx: &Shared, env: &mut Env<'_>) {
+        if self.joined() {
+            // A learner never delays writers (safety-rules.md 3.3). One that may be a member already has to.
+            if !self.asked && self.progress.stalled_ms(env) >= env.options.learner_silence_ms {
+                self.back_to_copying(cx, env);
+            } else {
+                self.progress.resend(cx, env);
+            }
+        } else if env.now.since(self.called_at) >= LEARN_AGAIN_MS {
+            self.call(cx, env);
+        }
+    }
+
+    pub fn wake_at(&self, env: &Env<'_>) -> Option<Millis> {
+        if !self.joined() {
+            Some(self.called_at + LEARN_AGAIN_MS)
+        } else if self.asked {
+            self.progress.resend_at(env)
+        } else {
+            self.progress.stalled_at(env.options.learner_silence_ms)
+        }
+    }
+}
