@@ -50,3 +50,5 @@ pub use outbox::{Outbox, OutboxStats};
 pub use pool::{PeerEvent, PeerPool, PoolOptions};
 pub use replica::{NodeStats, ReplicaClient, ReplicaPeer, serve_replica_peer};
 pub use serve::{MAX_WAITING, ServeError};
+/// First argument of every handler; deadlines and lost connections do not stop a handler, so most ignore it.
+pub use tarpc::context::Context;

@@ -19,7 +19,8 @@ pub enum PeerEvent {
     /// A connection stands. `incarnation` differs from the last one when the peer has restarted.
     Connected { node: Node, class: Class, incarnation: u64, cluster_id: String },
     /// A standing connection broke and the next dial was refused: most likely the process is gone
-    /// (safety-rules.md 1.3). Told once per incarnation, tens of milliseconds after the loss at most.
+    /// (safety-rules.md 1.3). Told once until a connection stands again, though several may break; tens of
+    /// milliseconds after the loss at most.
     ResetAndRefused { node: Node, incarnation: u64 },
 }
 
@@ -61,6 +62,8 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn note_up(&self, node: &Node, class: Class, accepted: &Accepted) {
         let Accepted { cluster_id, incarnation, .. } = accepted.clone();
+        // The same process may be cut off, come back and die later.
+        self.reported.borrow_mut().remove(node);
         (self.events)(PeerEvent::Connected { node: node.clone(), class, incarnation, cluster_id });
     }
 
