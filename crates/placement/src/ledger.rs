@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use pegasus_types::meta::ChangeRequest;
-use pegasus_types::{AppId, AppInfo, AppStatus, ErrorCode, Gpid, PartitionConfig};
+use pegasus_types::{AppId, AppInfo, AppStatus, Gpid, PartitionConfig};
 
 use crate::assign::Members;
 use crate::change::{self, Rejected};
@@ -190,29 +190,6 @@ impl Draft<'_> {
         Ok(())
     }
 
-    /// Changes what is known of a table, not its partitions.
-    pub fn edit(
-        &mut self,
-        name: &str,
-        edit: impl FnOnce(&mut AppInfo) -> Result<(), TableError>,
-    ) -> Result<(), TableError> {
-        let error = |code, hint: &str| TableError { code, hint: hint.into() };
-        let table = self
-            .view
-            .table_by_name(name)
-            .ok_or_else(|| error(ErrorCode::AppNotExist, "app cannot be found"))?;
-        let mut info = table.info.clone();
-        match info.status {
-            AppStatus::Available => edit(&mut info)?,
-            AppStatus::Dropping => return Err(error(ErrorCode::BusyDropping, "it is being dropped")),
-            _ => return Err(error(ErrorCode::BusyCreating, "it is being created")),
-        }
-        if info != table.info {
-            self.put_info(info);
-        }
-        Ok(())
-    }
-
     /// Every member holds its replica: clients may have the table. False when it is not being created.
     pub fn make_available(&mut self, app_id: AppId) -> bool {
         match self.view.table(app_id) {
@@ -372,26 +349,5 @@ mod tests {
         // Anything else that is missing is damage.
         let available = AppInfo { status: AppStatus::Available, ..info };
         assert!(Ledger::default().load((available, 0), vec![None]).is_err());
-    }
-
-    #[test]
-    fn edits_need_an_available_table() {
-        let mut ledger = with_table();
-        let edit = |info: &mut AppInfo| {
-            info.envs.insert("k".into(), "v".into());
-            Ok(())
-        };
-        let code = |result: Result<(), TableError>| result.unwrap_err().code;
-        assert_eq!(code(ledger.draft().edit("t", edit)), ErrorCode::BusyCreating);
-        assert_eq!(code(ledger.draft().edit("x", edit)), ErrorCode::AppNotExist);
-        let mut draft = ledger.draft();
-        draft.make_available(1);
-        let writes = draft.writes();
-        ledger.adopt(writes);
-        let mut draft = ledger.draft();
-        draft.edit("t", edit).unwrap();
-        assert_eq!(draft.writes().len(), 1);
-        draft.edit("t", |_| Ok(())).unwrap();
-        assert_eq!(draft.writes().len(), 1);
     }
 }

@@ -162,7 +162,7 @@ pub trait MetaStore: Send + Sync {
     fn describe(&self) -> String;
 }
 
-impl dyn MetaStore {
+impl dyn MetaStore + '_ {
     pub async fn create(&self, path: &str, bytes: Bytes) -> Result<(), StoreError> {
         self.multi(vec![Op::create(path, bytes)]).await.map(drop)
     }

@@ -1,0 +1,106 @@
+//! What the leader knows, shared by everything on the role's thread.
+//!
+//! Tables and configurations change in the writer alone; liveness and reports are noted by the service that
+//! gets them. No borrow of the state lives over an await.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use pegasus_placement::Ledger;
+use pegasus_placement::cure::Cure;
+use pegasus_placement::level::FunctionLevel;
+use pegasus_placement::liveness::Liveness;
+use pegasus_placement::tables::Limits;
+use pegasus_types::{AppInfo, Ballot, Gpid, Node, PartitionConfig};
+use tokio::sync::{Notify, mpsc, watch};
+
+use crate::clock::Clock;
+use crate::metrics::Metrics;
+use crate::proposer::Proposer;
+use crate::published::{About, Published};
+use crate::resolver::Resolver;
+use crate::writer::Job;
+
+pub struct Leader {
+    pub about: Arc<About>,
+    pub limits: Limits,
+    pub level: Cell<FunctionLevel>,
+    pub clock: Clock,
+    pub state: RefCell<State>,
+    pub jobs: mpsc::Sender<Job>,
+    pub proposer: Proposer,
+    pub resolver: Resolver,
+    pub metrics: Metrics,
+    /// Something changed that the next round should look at soon.
+    pub kick: Notify,
+    pub published: watch::Sender<Arc<Published>>,
+}
+
+impl std::fmt::Debug for Leader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Leader").field("about", &self.about).finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug)]
+pub struct State {
+    pub ledger: Ledger,
+    pub liveness: Liveness,
+    pub cure: Cure,
+    pub notes: BTreeMap<Gpid, String>,
+    /// Nodes that are asked for a full report with their next beacon.
+    pub wants_report: Rc<RefCell<BTreeSet<Node>>>,
+    /// Something changed since the last round.
+    pub dirty: bool,
+    /// Strange tables that nodes reported, so that each is told once.
+    pub strange_tables: BTreeSet<i32>,
+}
+
+impl Leader {
+    /// Has the next round look at everything soon.
+    pub fn touch(&self) {
+        self.state.borrow_mut().dirty = true;
+        self.kick.notify_one();
+    }
+
+    /// Shows the present state to everybody who only looks.
+    pub fn publish(&self) {
+        let state = self.state.borrow();
+        let published = Published {
+            about: self.about.clone(),
+            level: self.level.get(),
+            view: state.ledger.view().clone(),
+            nodes: state.liveness.nodes().map(|(node, state)| (node.clone(), state.clone())).collect(),
+            notes: state.notes.clone(),
+            frozen: state.cure.frozen().map(|(gpid, _)| *gpid).collect(),
+        };
+        self.metrics.show(&published);
+        self.published.send_replace(Arc::new(published));
+    }
+
+    /// Tells everyone whom a stored change concerns.
+    pub fn push(&self, info: &AppInfo, old: &PartitionConfig, new: &PartitionConfig) {
+        let concerned: BTreeSet<&Node> = old.members().chain(new.members()).collect();
+        for node in concerned {
+            self.proposer.push(node, info.clone(), new.clone());
+        }
+    }
+
+    /// A node knows a higher ballot than is stored: the metadata went back in time (safety-rules.md 4.4).
+    pub fn freeze(&self, gpid: Gpid, node: &Node, known: Ballot, stored: Option<Ballot>) {
+        if self.state.borrow_mut().cure.freeze(gpid, node, known) {
+            report_frozen(gpid, node, known, stored);
+        }
+    }
+}
+
+pub fn report_frozen(gpid: Gpid, node: &Node, known: Ballot, stored: Option<Ballot>) {
+    let stored = stored.map_or("nothing".to_owned(), |ballot| format!("ballot {ballot}"));
+    tracing::error!(
+        %gpid, %node,
+        "partition frozen: {node} knows ballot {known}, stored is {stored}. The metadata is older than the \
+         nodes: nothing is changed or collected until an operator recovers it"
+    );
+}

@@ -1,0 +1,95 @@
+//! The regular look at the cluster: who fell silent, what has to be cured, which tables are ready.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use pegasus_placement::cure::{Order, Verdict};
+use pegasus_types::AppStatus;
+use tokio::time::{sleep, timeout};
+
+use crate::leader::Leader;
+use crate::writer::Job;
+
+/// Between rounds that changes cause, so that a burst of changes costs few rounds.
+const GATHER: Duration = Duration::from_millis(20);
+
+/// Runs for ever. `interval`: how often silence is looked for (`fd_check_interval_seconds`).
+pub async fn run(leader: Rc<Leader>, interval: Duration) {
+    loop {
+        let kicked = timeout(interval, leader.kick.notified()).await.is_ok();
+        if kicked {
+            sleep(GATHER).await;
+        }
+        round(&leader);
+    }
+}
+
+fn round(leader: &Leader) {
+    if look(leader) {
+        leader.publish();
+    }
+}
+
+/// True when there is something new to show.
+fn look(leader: &Leader) -> bool {
+    let now = leader.clock.now();
+    let state = &mut *leader.state.borrow_mut();
+    let silent = state.liveness.sweep(now);
+    for node in &silent {
+        tracing::warn!(%node, "no beacon for the grace time: the node counts as dead");
+        leader.metrics.disconnections.inc();
+    }
+    // A healthy cluster without news needs no look.
+    if silent.is_empty() && !state.dirty && state.notes.is_empty() {
+        return false;
+    }
+    state.dirty = false;
+    let view = state.ledger.view();
+    let members = view.members();
+    state.liveness.forget_dead(|node| members.contains(node));
+
+    let mut assign = Vec::new();
+    let mut proposals = Vec::new();
+    let before = std::mem::take(&mut state.notes);
+    if leader.level.get().allows_cure() {
+        for (gpid, verdict) in state.cure.examine(now, view, &state.liveness) {
+            match verdict {
+                Verdict::Healthy => {}
+                Verdict::Act(Order::Assign { gpid, members }) => {
+                    state.notes.insert(gpid, "its first members are being stored".into());
+                    assign.push((gpid, members));
+                }
+                Verdict::Act(Order::Propose { to, request }) => {
+                    state.notes.insert(gpid, format!("asked {to}: {:?}", request.proposal));
+                    proposals.push((to, request));
+                }
+                Verdict::Wait(why) => drop(state.notes.insert(gpid, why)),
+                Verdict::Stuck(why) => {
+                    if before.get(&gpid) != Some(&why) {
+                        tracing::error!(%gpid, why, "partition cannot be cured");
+                    }
+                    state.notes.insert(gpid, why);
+                }
+            }
+        }
+    }
+    let ready = view
+        .tables()
+        .filter(|table| table.info.status == AppStatus::Creating && state.cure.all_hold(&table.partitions));
+    let mut jobs: Vec<Job> = ready.map(|table| Job::Available(table.info.app_id)).collect();
+    if !assign.is_empty() {
+        jobs.push(Job::Assign(assign));
+    }
+    let changed = before != state.notes || !silent.is_empty();
+    for job in jobs {
+        // When the queue is full the next round finds the same.
+        if leader.jobs.try_send(job).is_err() {
+            state.dirty = true;
+        }
+    }
+    for (to, request) in proposals {
+        tracing::info!(%to, gpid = %request.gpid, ballot = %request.ballot, proposal = ?request.proposal, "proposing");
+        leader.proposer.propose(&to, request);
+    }
+    changed
+}

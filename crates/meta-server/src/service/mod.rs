@@ -1,0 +1,5 @@
+//! Who asks the meta-server: clients and operators' tools, other daemons.
+
+pub mod admin;
+pub mod client_facing;
+pub mod replica_facing;

@@ -1,0 +1,198 @@
+//! Replica-servers, collector and shell, over tarpc.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use pegasus_placement::tables;
+use pegasus_rpc::peer::{Context, MetaPeer, Remote};
+use pegasus_types::cluster::ClusterOverview;
+use pegasus_types::meta::{
+    Beacon, BeaconAck, ChangeReply, ChangeRequest, ConfigSync, ConfigSyncAck, QueryReply, ReplicaReport,
+};
+use pegasus_types::{AppInfo, ErrorCode, Gpid, Node, PartitionConfig};
+use tokio::sync::oneshot;
+
+use crate::clock::{wall_s, wall_us};
+use crate::leader::{Leader, report_frozen};
+use crate::writer::Job;
+
+/// One connection's handler.
+#[derive(Clone, Debug)]
+pub struct ReplicaFacing {
+    leader: Rc<Leader>,
+    /// Who dialled, by its hello.
+    remote: Node,
+}
+
+impl ReplicaFacing {
+    pub fn new(leader: Rc<Leader>, remote: &Remote) -> Self {
+        Self { leader, remote: remote.node.clone() }
+    }
+
+    fn me(&self) -> Option<Node> {
+        Some(self.leader.about.me.clone())
+    }
+
+    /// A node speaks for itself only.
+    fn is_sender(&self, node: &Node) -> bool {
+        let same = *node == self.remote;
+        if !same {
+            tracing::warn!(from = %self.remote, %node, "a node speaks for another one: ignored");
+        }
+        same
+    }
+
+    fn take_beacon(&self, beacon: &Beacon) -> bool {
+        let node = &beacon.node;
+        let mut state = self.leader.state.borrow_mut();
+        let news = state.liveness.beacon(self.leader.clock.now(), wall_us(), beacon);
+        if news.joined {
+            tracing::info!(%node, incarnation = beacon.incarnation, "node is alive");
+        } else if news.restarted {
+            tracing::info!(%node, incarnation = beacon.incarnation, "node has restarted");
+        }
+        if let Some(skewed) = news.skew {
+            let skew_s = state.liveness.get(node).map_or(0, |s| s.skew_us / 1_000_000);
+            if skewed {
+                tracing::warn!(%node, skew_s, "clocks differ by more than 5 s: expiry times will be wrong");
+            } else {
+                tracing::info!(%node, skew_s, "clocks agree again");
+            }
+        }
+        let wants_report = news.joined
+            || news.restarted
+            || state.wants_report.borrow().contains(node)
+            || state.ledger.view().tables().any(|table| state.cure.awaits_report(table, node));
+        if news.joined || news.restarted {
+            state.wants_report.borrow_mut().insert(node.clone());
+            drop(state);
+            // Its name should be resolved before the first client asks.
+            self.leader.resolver.get(node);
+            self.leader.publish();
+            self.leader.touch();
+        }
+        wants_report
+    }
+
+    fn take_report(&self, report: &ConfigSync) -> ConfigSyncAck {
+        let node = &report.node;
+        let mut state = self.leader.state.borrow_mut();
+        let state = &mut *state;
+        if !state.liveness.is_alive(node) {
+            return ConfigSyncAck { err: ErrorCode::ObjectNotFound, ..self.nothing() };
+        }
+        state.wants_report.borrow_mut().remove(node);
+        let now = self.leader.clock.now();
+        let view = state.ledger.view();
+        for (gpid, ballot) in state.cure.reported(now, view, node, &report.replicas) {
+            report_frozen(gpid, node, ballot, view.partition(gpid).map(|config| config.ballot));
+        }
+        let mut configs: BTreeMap<Gpid, (AppInfo, PartitionConfig)> = view
+            .live_partitions()
+            .filter(|(_, config)| config.is_member(node))
+            .map(|(table, config)| (config.gpid, (table.info.clone(), (**config).clone())))
+            .collect();
+        let mut garbage = Vec::new();
+        for replica in &report.replicas {
+            let (Some(table), Some(config)) = (view.table(replica.gpid.app_id), view.partition(replica.gpid))
+            else {
+                // Never collected: it may be a server of another cluster (replication.md 9.1 H10).
+                if state.strange_tables.len() < MAX_STRANGE
+                    && state.strange_tables.insert(replica.gpid.app_id)
+                {
+                    tracing::warn!(%node, gpid = %replica.gpid, "reports a replica of a table that nobody knows");
+                }
+                continue;
+            };
+            if config.is_member(node) {
+                continue;
+            }
+            if is_garbage(state, table, config, replica, node) {
+                garbage.push(replica.gpid);
+            } else if config.ballot > replica.ballot {
+                // So that it learns that it is out.
+                configs.insert(replica.gpid, (table.info.clone(), (**config).clone()));
+            }
+        }
+        state.dirty = true;
+        self.leader.kick.notify_one();
+        ConfigSyncAck {
+            err: ErrorCode::Ok,
+            leader: self.me(),
+            configs: configs.into_values().collect(),
+            garbage,
+        }
+    }
+
+    fn nothing(&self) -> ConfigSyncAck {
+        ConfigSyncAck { err: ErrorCode::Ok, leader: self.me(), configs: Vec::new(), garbage: Vec::new() }
+    }
+}
+
+/// Tables told as strange: nodes of other clusters could name many.
+const MAX_STRANGE: usize = 1000;
+
+/// Nobody wants the replica any more.
+fn is_garbage(
+    state: &crate::leader::State,
+    table: &pegasus_placement::Table,
+    config: &PartitionConfig,
+    replica: &ReplicaReport,
+    node: &Node,
+) -> bool {
+    if table.is_dropped() {
+        return replica.ballot <= config.ballot && tables::is_expired(&table.info, wall_s());
+    }
+    state.cure.is_surplus(config, &state.liveness, replica, node)
+}
+
+impl MetaPeer for ReplicaFacing {
+    async fn beacon(self, _: Context, beacon: Beacon) -> BeaconAck {
+        let accepted = self.is_sender(&beacon.node);
+        let wants_report = accepted && self.take_beacon(&beacon);
+        let cluster_id = self.leader.about.cluster_id.clone();
+        BeaconAck { accepted, leader: self.me(), wants_report, cluster_id }
+    }
+
+    async fn config_sync(self, _: Context, report: ConfigSync) -> ConfigSyncAck {
+        if !self.is_sender(&report.node) {
+            return ConfigSyncAck { err: ErrorCode::InvalidParameters, ..self.nothing() };
+        }
+        self.take_report(&report)
+    }
+
+    async fn change(self, _: Context, request: ChangeRequest) -> ChangeReply {
+        let gpid = request.gpid;
+        let current = || {
+            let state = self.leader.state.borrow();
+            state.ledger.view().partition(gpid).map(|config| (**config).clone())
+        };
+        let rejected = |why: &str| ChangeReply::Rejected { current: current(), why: why.into() };
+        if !self.is_sender(request.kind.asker()) {
+            return rejected("a node asks for itself only");
+        }
+        let stored = current().map(|config| config.ballot);
+        if stored.is_some_and(|stored| request.ballot > stored) {
+            self.leader.freeze(gpid, &self.remote, request.ballot, stored);
+        }
+        let (answer, answered) = oneshot::channel();
+        if self.leader.jobs.try_send(Job::Change { request, answer }).is_err() {
+            return ChangeReply::NotLeader { leader: self.me() };
+        }
+        // The writer is gone: so is the leader.
+        answered.await.unwrap_or(ChangeReply::NotLeader { leader: None })
+    }
+
+    async fn query(self, _: Context, gpid: Gpid) -> QueryReply {
+        let state = self.leader.state.borrow();
+        let view = state.ledger.view();
+        match (view.table(gpid.app_id), view.partition(gpid)) {
+            (Some(table), Some(config)) => QueryReply::Known(table.info.clone(), (**config).clone()),
+            _ => QueryReply::Unknown,
+        }
+    }
+
+    async fn cluster_view(self, _: Context) -> ClusterOverview {
+        self.leader.published.borrow().overview()
+    }
+}

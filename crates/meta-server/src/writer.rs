@@ -1,0 +1,295 @@
+//! The single writer: decide → persist → adopt → answer (style.md 1.6).
+//!
+//! Jobs that have gathered while the last write was under way are decided and stored together. Nothing of a
+//! decision is told before it is stored. When the outcome of a write is unknown, or somebody else has
+//! written, everything is loaded again and the same jobs are decided once more: those that were done are
+//! recognised.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use pegasus_placement::assign::Members;
+use pegasus_placement::change::Rejected;
+use pegasus_placement::tables::{CreateTable, DropTable, TableError};
+use pegasus_placement::{Draft, ledger::Write};
+use pegasus_types::meta::{ChangeReply, ChangeRequest};
+use pegasus_types::{AppId, ErrorCode, Gpid};
+use pegasus_zk_coordination::tree::Tree;
+use pegasus_zk_coordination::{MetaStore, StoreError};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep};
+
+use crate::clock::wall_s;
+use crate::leader::Leader;
+use crate::persist;
+
+/// Jobs that may wait. A node that dies causes one change per partition that it holds.
+pub const MAX_JOBS: usize = 65_536;
+/// Jobs decided together.
+const MAX_BATCH: usize = 4096;
+/// Between tries while the store cannot be reached.
+const STORE_PAUSE: Duration = Duration::from_millis(500);
+/// Tries of one batch when others write, too, or answers get lost. More means that something is wrong.
+const MAX_TRIES: u32 = 5;
+
+#[derive(Debug)]
+pub enum Job {
+    Change {
+        request: ChangeRequest,
+        answer: oneshot::Sender<ChangeReply>,
+    },
+    Create {
+        request: CreateTable,
+        /// The table that an earlier try has made.
+        made: Option<AppId>,
+        answer: oneshot::Sender<Result<AppId, TableError>>,
+    },
+    Drop {
+        request: DropTable,
+        /// The table that an earlier try has dropped.
+        made: Option<AppId>,
+        answer: oneshot::Sender<Result<(), TableError>>,
+    },
+    /// First configurations, from the cure.
+    Assign(Vec<(Gpid, Members)>),
+    /// Every member of the table's partitions holds its replica.
+    Available(AppId),
+    /// Complete what a crash has cut in two.
+    Mend(AppId),
+}
+
+enum Outcome {
+    Change(ChangeReply),
+    Created(Result<AppId, TableError>),
+    Dropped(Result<(), TableError>),
+    Nothing,
+}
+
+/// Why the meta-server cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum WriterError {
+    #[error("the metadata store is lost: {0}")]
+    Store(StoreError),
+    #[error("the metadata cannot be loaded again: {0}")]
+    Load(#[from] persist::LoadError),
+    #[error("a write failed {MAX_TRIES} times: {0}")]
+    Stubborn(StoreError),
+}
+
+/// Runs until the store is lost or nobody can send jobs any more.
+pub async fn run(
+    leader: Rc<Leader>,
+    mut jobs: mpsc::Receiver<Job>,
+    store: Rc<dyn MetaStore>,
+    tree: Tree,
+) -> Result<(), WriterError> {
+    while let Some(first) = jobs.recv().await {
+        let mut batch = vec![first];
+        while batch.len() < MAX_BATCH
+            && let Ok(job) = jobs.try_recv()
+        {
+            batch.push(job);
+        }
+        process(&leader, batch, &*store, &tree).await?;
+        leader.publish();
+        leader.touch();
+    }
+    Ok(())
+}
+
+async fn process(
+    leader: &Leader,
+    mut batch: Vec<Job>,
+    store: &dyn MetaStore,
+    tree: &Tree,
+) -> Result<(), WriterError> {
+    let mut tries = 0;
+    loop {
+        // Who waits for an answer of an old request has asked again meanwhile.
+        batch.retain(|job| !matches!(job, Job::Change { answer, .. } if answer.is_closed()));
+        let (outcomes, writes) = decide(leader, &mut batch);
+        match write(leader, writes, store, tree).await {
+            Ok(()) => {
+                batch.into_iter().zip(outcomes).for_each(|(job, outcome)| answer(job, outcome));
+                return Ok(());
+            }
+            Err(error @ (StoreError::SessionOver | StoreError::Failed(_))) => {
+                return Err(WriterError::Store(error));
+            }
+            Err(error @ (StoreError::TooLarge { .. } | StoreError::BadPath(_) | StoreError::NotEmpty(_))) => {
+                tracing::error!(%error, jobs = batch.len(), "the store refuses a write: its jobs are dropped");
+                return Ok(());
+            }
+            Err(StoreError::Unavailable(why)) => {
+                tracing::warn!(why, "the metadata store cannot be reached; changes wait");
+                leader.metrics.write_failures.inc();
+                sleep(STORE_PAUSE).await;
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a metadata write did not succeed; loading what is stored");
+                leader.metrics.write_failures.inc();
+                tries += 1;
+                if tries >= MAX_TRIES {
+                    return Err(WriterError::Stubborn(error));
+                }
+                let ledger = reload(store, tree).await?;
+                leader.state.borrow_mut().ledger = ledger;
+            }
+        }
+    }
+}
+
+async fn reload(store: &dyn MetaStore, tree: &Tree) -> Result<pegasus_placement::Ledger, WriterError> {
+    loop {
+        match persist::load(store, tree).await {
+            Err(persist::LoadError::Store(StoreError::Unavailable(_) | StoreError::OutcomeUnknown(_))) => {
+                sleep(STORE_PAUSE).await;
+            }
+            other => return Ok(other?),
+        }
+    }
+}
+
+/// Decides every job on top of what is stored and of the jobs before it.
+fn decide(leader: &Leader, batch: &mut [Job]) -> (Vec<Outcome>, Vec<Write>) {
+    let state = leader.state.borrow();
+    let level = leader.level.get();
+    let now_s = wall_s();
+    let mut draft = state.ledger.draft();
+    let refused = |what: &str| TableError {
+        code: ErrorCode::StateFreezed,
+        hint: format!("{what} is not allowed at level {level}"),
+    };
+    let mut outcomes = Vec::with_capacity(batch.len());
+    for job in batch {
+        outcomes.push(match job {
+            Job::Change { request, .. } => {
+                let result = if !level.allows_change() {
+                    Err(Rejected::LevelForbids)
+                } else if state.cure.is_frozen(request.gpid) {
+                    Err(Rejected::Frozen)
+                } else {
+                    draft.change(request)
+                };
+                Outcome::Change(change_reply(&draft, request, result))
+            }
+            Job::Create { made: Some(app_id), .. } if draft.view().table(*app_id).is_some() => {
+                draft.mend(*app_id);
+                Outcome::Created(Ok(*app_id))
+            }
+            Job::Create { .. } if !level.allows_create() => Outcome::Created(Err(refused("create"))),
+            Job::Create { request, made, .. } => {
+                let created = draft.create(&leader.limits, request.clone(), now_s);
+                let is_new = |id: &AppId| state.ledger.view().table(*id).is_none();
+                *made = created.as_ref().ok().map(|info| info.app_id).filter(is_new);
+                Outcome::Created(created.map(|info| info.app_id))
+            }
+            Job::Drop { made: Some(app_id), .. }
+                if draft.view().table(*app_id).is_some_and(|table| table.is_dropped()) =>
+            {
+                draft.mend(*app_id);
+                Outcome::Dropped(Ok(()))
+            }
+            Job::Drop { .. } if !level.allows_change() => Outcome::Dropped(Err(refused("drop"))),
+            Job::Drop { request, made, .. } => {
+                *made = draft.view().table_by_name(&request.name).map(|table| table.info.app_id);
+                Outcome::Dropped(draft.drop_table(&leader.limits, request, now_s))
+            }
+            Job::Assign(list) => {
+                for (gpid, members) in list {
+                    draft.assign(*gpid, members);
+                }
+                Outcome::Nothing
+            }
+            Job::Available(app_id) => {
+                let table = draft.view().table(*app_id);
+                if table.is_some_and(|table| state.cure.all_hold(&table.partitions)) {
+                    draft.make_available(*app_id);
+                }
+                Outcome::Nothing
+            }
+            Job::Mend(app_id) => {
+                draft.mend(*app_id);
+                Outcome::Nothing
+            }
+        });
+    }
+    let writes = draft.writes();
+    (outcomes, writes)
+}
+
+fn change_reply(
+    draft: &Draft<'_>,
+    request: &ChangeRequest,
+    result: Result<pegasus_types::PartitionConfig, Rejected>,
+) -> ChangeReply {
+    match result {
+        Ok(config) => ChangeReply::Accepted(config),
+        Err(why) => ChangeReply::Rejected {
+            current: draft.view().partition(request.gpid).map(|config| (**config).clone()),
+            why: why.to_string(),
+        },
+    }
+}
+
+/// Stores the writes and adopts what is stored.
+async fn write(
+    leader: &Leader,
+    writes: Vec<Write>,
+    store: &dyn MetaStore,
+    tree: &Tree,
+) -> Result<(), StoreError> {
+    for (writes, ops) in persist::chunks(tree, writes) {
+        let begun = Instant::now();
+        store.multi(ops).await?;
+        leader.metrics.write_seconds.observe(begun.elapsed().as_secs_f64());
+        adopt(leader, writes);
+    }
+    Ok(())
+}
+
+fn adopt(leader: &Leader, writes: Vec<Write>) {
+    let now = leader.clock.now();
+    let mut state = leader.state.borrow_mut();
+    let changed = state.ledger.adopt(writes);
+    for (old, new) in &changed {
+        state.cure.changed(now, old, new);
+    }
+    drop(state);
+    let state = leader.state.borrow();
+    for (old, new) in &changed {
+        tracing::info!(old = ?old, new = ?new, "configuration changed");
+        leader.metrics.config_changes.inc();
+        if let Some(table) = state.ledger.view().table(new.gpid.app_id) {
+            leader.push(&table.info, old, new);
+        }
+    }
+}
+
+fn answer(job: Job, outcome: Outcome) {
+    // Whoever asked may have given up waiting.
+    match (job, outcome) {
+        (Job::Change { request, answer }, Outcome::Change(reply)) => {
+            if let ChangeReply::Rejected { why, .. } = &reply {
+                tracing::info!(?request, why, "change rejected");
+            }
+            let _ = answer.send(reply);
+        }
+        (Job::Create { request, answer, .. }, Outcome::Created(result)) => {
+            match &result {
+                Ok(app_id) => tracing::info!(app_id, name = request.name, "table created"),
+                Err(error) => tracing::info!(name = request.name, %error, "table not created"),
+            }
+            let _ = answer.send(result);
+        }
+        (Job::Drop { request, answer, .. }, Outcome::Dropped(result)) => {
+            match &result {
+                Ok(()) => tracing::info!(name = request.name, "table dropped"),
+                Err(error) => tracing::info!(name = request.name, %error, "table not dropped"),
+            }
+            let _ = answer.send(result);
+        }
+        (Job::Available(app_id), _) => tracing::info!(app_id, "every member holds its replica"),
+        _ => {}
+    }
+}
