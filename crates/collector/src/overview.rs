@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use pegasus_rpc::peer::PeerPool;
-use pegasus_telemetry::{Health, Shutdown};
+use pegasus_telemetry::Health;
 use pegasus_types::Node;
 use pegasus_types::cluster::ClusterOverview;
 use tokio::time::{MissedTickBehavior, interval};
@@ -17,15 +17,8 @@ const STALE_AFTER: Duration = Duration::from_secs(60);
 /// Part of [`Health`].
 const PART: &str = "meta leader";
 
-/// Asks until `shutdown` and keeps the metrics at what the leader says.
-pub async fn run(
-    pool: PeerPool,
-    metas: Vec<Node>,
-    every: Duration,
-    metrics: Metrics,
-    health: Health,
-    shutdown: Shutdown,
-) {
+/// Asks for ever and keeps the metrics at what the leader says.
+pub async fn run(pool: PeerPool, metas: Vec<Node>, every: Duration, metrics: Metrics, health: Health) {
     health.not_ready(PART, "not asked yet");
     let mut rounds = interval(every);
     rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -33,9 +26,9 @@ pub async fn run(
     let mut last: Option<Instant> = None;
     let mut reachable = true;
     metrics.age(None);
-    while shutdown.or(rounds.tick()).await.is_some() {
-        let Some(answer) = shutdown.or(ask(&pool, &metas, leader.as_ref())).await else { return };
-        match answer {
+    loop {
+        rounds.tick().await;
+        match ask(&pool, &metas, leader.as_ref()).await {
             Ok((node, overview)) => {
                 if !reachable || leader.as_ref() != Some(&node) {
                     tracing::info!(leader = %node, tables = overview.tables.len(), nodes = overview.nodes.len(), "meta leader found");

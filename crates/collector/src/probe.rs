@@ -112,7 +112,7 @@ fn unix_s() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
 }
 
-/// Probes every partition once per round, spread over the round, until `shutdown`. A probe that is still on its
+/// Probes every partition once per round, spread over the round, for ever. A probe that is still on its
 /// way when its next turn comes is not doubled.
 pub async fn run<T: Target + 'static>(target: Rc<T>, board: Rc<Board>, shutdown: Shutdown) {
     let options = board.options.clone();
@@ -122,9 +122,7 @@ pub async fn run<T: Target + 'static>(target: Rc<T>, board: Rc<Board>, shutdown:
     let mut keys: Vec<String> = Vec::new();
     let mut lost = false;
     for round in 0_u64.. {
-        if shutdown.or(rounds.tick()).await.is_none() {
-            return;
-        }
+        rounds.tick().await;
         board.availability.borrow_mut().tick(unix_s());
         if keys.is_empty() || round % ROUNDS_PER_LOOK == 0 {
             match timeout(options.timeout, target.look_up())
@@ -270,7 +268,7 @@ mod tests {
         LocalSet::new()
             .run_until(async {
                 let shutdown = Shutdown::new();
-                let task = shutdown.spawn_local(run(fake.clone(), board.clone(), shutdown.clone()));
+                let task = shutdown.spawn_local_until(run(fake.clone(), board.clone(), shutdown.clone()));
                 sleep(Duration::from_secs(10)).await;
                 assert_eq!(
                     board.availability.borrow().overall().detects,
@@ -306,7 +304,7 @@ mod tests {
 
                 shutdown.trigger();
                 assert!(shutdown.wait_for_tasks(Duration::from_secs(1)).await);
-                task.await.unwrap();
+                assert_eq!(task.await.unwrap(), None);
             })
             .await;
     }

@@ -67,8 +67,10 @@ pub async fn start(config: Config, shutdown: Shutdown) -> anyhow::Result<Handle>
     let pool = PeerPool::new(identity, PoolOptions::default(), |_event| {});
     let collector = &config.collector;
     let every = collector.app_stat_interval_seconds.0;
-    let metas = config.metas.server_list.clone();
-    shutdown.spawn_local(overview::run(pool, metas, every, metrics.clone(), health, shutdown.clone()));
+    let metas = config.metas.server_list;
+    let (table, timeout) = (&collector.available_detect_app, collector.available_detect_timeout.0);
+    let target = Rc::new(ClientTarget::new(&metas, table, timeout).context("client of this cluster")?);
+    shutdown.spawn_local_until(overview::run(pool, metas, every, metrics.clone(), health));
 
     let options = probe::Options {
         table: collector.available_detect_app.clone(),
@@ -76,8 +78,7 @@ pub async fn start(config: Config, shutdown: Shutdown) -> anyhow::Result<Handle>
         timeout: collector.available_detect_timeout.0,
         alert_after: collector.available_detect_alert_fail_count,
     };
-    let target = Rc::new(ClientTarget::new(&options.table));
-    shutdown.spawn_local(probe::run(target, Rc::new(Board::new(options, metrics)), shutdown.clone()));
+    shutdown.spawn_local_until(probe::run(target, Rc::new(Board::new(options, metrics)), shutdown.clone()));
 
     let handlers = Handlers {
         client: Some(WireServer::new(node.as_str(), wire::Limits::default(), Rc::new(NoClients))),
