@@ -1,0 +1,24 @@
+//! The two clocks of the server, read here and nowhere else.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use pegasus_types::Millis;
+use rustix::time::{ClockId, clock_gettime};
+
+/// CLOCK_BOOTTIME: leases must count the time that a suspended machine slept (safety-rules.md 1.1).
+pub fn boot_ms() -> Millis {
+    let t = clock_gettime(ClockId::Boottime);
+    Millis(t.tv_sec.unsigned_abs() * 1000 + t.tv_nsec.unsigned_abs() / 1_000_000)
+}
+
+/// Wall clock, microseconds since 1970: time tags and expiry times.
+pub fn wall_us() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// Monotonic, microseconds: how long something took.
+pub fn mono_us() -> u64 {
+    let t = clock_gettime(ClockId::Monotonic);
+    t.tv_sec.unsigned_abs() * 1_000_000 + t.tv_nsec.unsigned_abs() / 1000
+}

@@ -1,0 +1,252 @@
+//! What the replica-server reads of the configuration.
+
+use std::path::PathBuf;
+
+use pegasus_config::common::{Cluster, Core, Durability, Lease, Liveness, MetaList, Network, ReplicaApp};
+use pegasus_config::{ByteSize, Loaded, Ms, Seconds, Section, SectionInfo, TaggedPath};
+use pegasus_mutation_log::LogOptions;
+use pegasus_storage::ops::ReadLimits;
+use pegasus_storage::{EngineKind, EngineOptions};
+
+pegasus_config::choice! {
+    /// What holds the rows of a partition.
+    pub enum EngineChoice {
+        Lsm = "lsm",
+        /// Needs `durability = sync`; slower, see the documentation.
+        Sled = "sled",
+        /// Forgets everything at the end of the process; for tests.
+        Memory = "memory",
+    }
+}
+
+pegasus_config::section! {
+    pub struct Storage = "storage" {
+        /// Engine of new partitions: lsm, sled or memory.
+        engine: EngineChoice = EngineChoice::Lsm;
+    }
+}
+
+pegasus_config::section! {
+    /// How partitions are replicated.
+    pub struct Replication = "replication" {
+        /// Disks of the replica-server, tag:path,tag:path; empty = data_dir of [core] alone.
+        data_dirs: Vec<TaggedPath> = Vec::new(), template "%{data.dirs}";
+        /// When a replica acknowledges a write: sync (after fdatasync) or page_cache.
+        durability: Durability = Durability::Sync;
+        /// Largest client write in bytes; 0 = no limit but the frame's.
+        max_allowed_write_size: ByteSize = ByteSize(1 << 20);
+        /// Members without which writes are refused; 0 or less = majority (one when two replicas are wanted).
+        mutation_2pc_min_replica_count: i32 = 2, in -1..=15;
+        /// Mutations of a partition that may be prepared and not committed.
+        staleness_for_commit: u32 = 128, in 1..=10_000;
+        /// Mutations of a partition kept in memory for members that lag; at least staleness_for_commit.
+        max_mutation_count_in_prepare_list: u32 = 256, in 1..=100_000;
+        /// The meta leader is told of all replicas this often, in ms; changes are told at once.
+        config_sync_interval_ms: Ms = Ms::new(30_000), in Ms::new(100)..=Ms::new(3_600_000);
+        /// Size of a segment of the mutation log, in MiB.
+        log_private_file_size_mb: u32 = 64, in 1..=1024;
+        /// When the mutation log of a disk is larger than this (MiB), idle partitions are flushed to free it.
+        log_size_mb_max: u32 = 4096, in 64..=1_048_576;
+        /// Partitions that this node copies from others at a time.
+        learn_app_max_concurrent_count: u32 = 5, in 1..=100;
+        /// Writes are refused while a disk is fuller than disk_min_available_space_ratio allows.
+        reject_write_when_disk_insufficient: bool = true;
+        /// A disk with less free space than this, in percent, counts as full.
+        disk_min_available_space_ratio: i32 = 10, in 0..=99;
+        /// How often free space is looked at.
+        disk_stat_interval_seconds: Seconds = Seconds::new(10), in Seconds::new(1)..=Seconds::new(3600);
+        /// Start without disks that cannot be used, instead of not at all.
+        ignore_broken_disk: bool = true;
+    }
+}
+
+pegasus_config::section! {
+    /// The storage of a replica-server.
+    pub struct PegasusServer = "pegasus.server" {
+        /// Block cache of the whole process, in bytes.
+        rocksdb_block_cache_capacity: ByteSize = ByteSize(256 << 20), in ByteSize(1 << 20)..=ByteSize(1 << 44);
+        /// A partition's memtable is flushed at this size, in bytes.
+        rocksdb_write_buffer_size: ByteSize = ByteSize(16 << 20), in ByteSize(64 << 10)..=ByteSize(4 << 30);
+        /// All memtables together, in bytes; 0 = 512 MiB.
+        rocksdb_total_size_across_write_buffer: ByteSize = ByteSize(0);
+        /// Records that one page of a scan looks at.
+        rocksdb_max_iteration_count: u32 = 1000, in 1..=1_000_000;
+        /// Records that one multi_get looks at.
+        rocksdb_multi_get_max_iteration_count: u32 = 3000, in 1..=1_000_000;
+        /// Bytes after which a ranged multi_get stops; 0 = no limit.
+        rocksdb_multi_get_max_iteration_size: ByteSize = ByteSize(30 << 20);
+        /// Time after which a ranged read stops, in ms.
+        rocksdb_iteration_threshold_time_ms: Ms = Ms::new(30_000), in Ms::new(1)..=Ms::new(3_600_000);
+    }
+}
+
+/// Everything that [`crate::start`] needs.
+#[derive(Clone, Debug, Default)]
+pub struct Config {
+    pub app: ReplicaApp,
+    pub core: Core,
+    pub network: Network,
+    pub metas: MetaList,
+    pub cluster: Cluster,
+    pub lease: Lease,
+    pub liveness: Liveness,
+    pub replication: Replication,
+    pub storage: Storage,
+    pub server: PegasusServer,
+    /// What `/config` and `/configs` show: settings by name, a JSON object.
+    pub shown: serde_json::Value,
+}
+
+/// The sections declared here, for the list of all roles' sections.
+pub const SECTIONS: &[&SectionInfo] = &[Replication::INFO, Storage::INFO, PegasusServer::INFO];
+
+impl Config {
+    /// Reads and checks; mistakes wait in `loaded` for its `finish`.
+    pub fn read(loaded: &mut Loaded) -> Self {
+        let config = Self {
+            app: loaded.section(),
+            core: loaded.section(),
+            network: loaded.section(),
+            metas: loaded.section(),
+            cluster: loaded.section(),
+            lease: loaded.section(),
+            liveness: loaded.section(),
+            replication: loaded.section(),
+            storage: loaded.section(),
+            server: loaded.section(),
+            shown: serde_json::Value::Null,
+        };
+        config.check(loaded);
+        config
+    }
+
+    fn check(&self, loaded: &mut Loaded) {
+        let replication = &self.replication;
+        if replication.max_mutation_count_in_prepare_list < replication.staleness_for_commit {
+            loaded.mistake(
+                "replication",
+                "max_mutation_count_in_prepare_list",
+                format!(
+                    "{} is below staleness_for_commit = {}",
+                    replication.max_mutation_count_in_prepare_list, replication.staleness_for_commit
+                ),
+            );
+        }
+        if self.storage.engine == EngineChoice::Sled && replication.durability == Durability::PageCache {
+            loaded.mistake("storage", "engine", "sled needs [replication] durability = sync".to_owned());
+        }
+        for why in self.core_options().mistakes() {
+            loaded.mistake("replication", "lease_ms", why);
+        }
+    }
+
+    pub fn core_options(&self) -> pegasus_pacifica::Options {
+        let replication = &self.replication;
+        pegasus_pacifica::Options {
+            heartbeat_ms: self.lease.lease_heartbeat_ms.as_u64(),
+            lease_ms: self.lease.lease_ms.as_u64(),
+            grace_ms: self.lease.grace_ms.as_u64(),
+            margin_ms: self.lease.lease_margin_ms.as_u64(),
+            window: replication.staleness_for_commit as usize,
+            recent: replication.max_mutation_count_in_prepare_list as usize,
+            // 0 tells the core to take the majority.
+            min_members: usize::try_from(replication.mutation_2pc_min_replica_count).unwrap_or(0),
+            ..Default::default()
+        }
+    }
+
+    pub fn log_options(&self) -> LogOptions {
+        let mib = |n: u32| u64::from(n) << 20;
+        LogOptions {
+            durability: match self.replication.durability {
+                Durability::Sync => pegasus_mutation_log::Durability::Sync,
+                Durability::PageCache => pegasus_mutation_log::Durability::PageCache,
+            },
+            segment_bytes: mib(self.replication.log_private_file_size_mb),
+            max_log_bytes: mib(self.replication.log_size_mb_max),
+            ..Default::default()
+        }
+    }
+
+    pub fn engine_kind(&self) -> EngineKind {
+        match self.storage.engine {
+            EngineChoice::Lsm => EngineKind::Lsm,
+            EngineChoice::Sled => EngineKind::Sled,
+            EngineChoice::Memory => EngineKind::Memory,
+        }
+    }
+
+    pub fn engine_options(&self) -> EngineOptions {
+        let server = &self.server;
+        let mut options = EngineOptions {
+            cache_bytes: server.rocksdb_block_cache_capacity.0,
+            memtable_bytes: server.rocksdb_write_buffer_size.0,
+            ..Default::default()
+        };
+        if server.rocksdb_total_size_across_write_buffer.0 > 0 {
+            options.memtable_budget_bytes = server.rocksdb_total_size_across_write_buffer.0;
+        }
+        options
+    }
+
+    pub fn read_limits(&self) -> ReadLimits {
+        let server = &self.server;
+        ReadLimits {
+            multi_get_iterations: server.rocksdb_multi_get_max_iteration_count,
+            multi_get_bytes: server.rocksdb_multi_get_max_iteration_size.0,
+            scan_iterations: server.rocksdb_max_iteration_count,
+            time: server.rocksdb_iteration_threshold_time_ms.0,
+        }
+    }
+
+    /// Tag and root of each data directory.
+    pub fn data_dirs(&self) -> Vec<(String, PathBuf)> {
+        if self.replication.data_dirs.is_empty() {
+            return vec![("default".to_owned(), self.core.data_directory())];
+        }
+        self.replication.data_dirs.iter().map(|dir| (dir.tag.clone(), dir.path.clone())).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pegasus_config::Sources;
+
+    use super::*;
+
+    fn read(text: &str) -> Result<Config, String> {
+        let mut sections = pegasus_config::common::SECTIONS.to_vec();
+        sections.extend(SECTIONS);
+        let mut loaded = Sources::text("config.ini", text).load(&sections);
+        let config = Config::read(&mut loaded);
+        loaded.finish().map(|_| config).map_err(|mistakes| mistakes.to_string())
+    }
+
+    #[test]
+    fn defaults_are_sound_and_operators_values_arrive() {
+        let config = read("[core]\ndata_dir = /data\n").unwrap();
+        assert_eq!(config.data_dirs(), [("default".to_owned(), PathBuf::from("/data"))]);
+        assert_eq!(config.core_options(), pegasus_pacifica::Options::default());
+        let text = "[replication]\ndata_dirs = a:/x,b:/y\nstaleness_for_commit = 20\n\
+                    max_mutation_count_in_prepare_list = 110\nlease_ms = 900\ngrace_ms = 1200\n\
+                    durability = page_cache\n[pegasus.server]\nrocksdb_write_buffer_size = 64M\n";
+        let config = read(text).unwrap();
+        assert_eq!((config.core_options().window, config.core_options().lease_ms), (20, 900));
+        assert_eq!(config.log_options().durability, pegasus_mutation_log::Durability::PageCache);
+        assert_eq!(config.engine_options().memtable_bytes, 64 << 20);
+        assert_eq!(config.data_dirs().len(), 2);
+    }
+
+    #[test]
+    fn impossible_settings_are_told() {
+        for (text, why) in [
+            ("[replication]\nstaleness_for_commit = 300\n", "max_mutation_count_in_prepare_list"),
+            ("[replication]\nlease_ms = 1000\n", "grace_ms"),
+            ("[replication]\ndurability = page_cache\n[storage]\nengine = sled\n", "sled needs"),
+            ("[storage]\nengine = rocks\n", "lsm, sled, memory"),
+        ] {
+            let told = read(text).unwrap_err();
+            assert!(told.contains(why), "{text}: {told}");
+        }
+    }
+}

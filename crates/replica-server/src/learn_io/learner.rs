@@ -1,0 +1,230 @@
+//! The learner's side of a copy.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pegasus_pacifica::Event;
+use pegasus_rpc::peer::{CallError, ReplicaClient};
+use pegasus_storage::rows::Loading;
+use pegasus_storage::{EngineError, PartitionEngine, Pressure};
+use pegasus_types::learn::{LearnOpen, LearnPlan, LearnRefused, LogRequest, RowsRequest};
+use pegasus_types::{Ballot, Decree, Gpid, Node};
+
+use super::Copying;
+use crate::clock;
+use crate::node::{NodeState, Shell};
+use crate::partition::locations::Locations;
+use crate::replica_files;
+
+/// One call of a copy: the teacher reads at most [`CHUNK_BYTES`] for it.
+const CALL_WITHIN: Duration = Duration::from_secs(30);
+/// What is asked for at a time: large enough that the round trip does not matter.
+const CHUNK_BYTES: u32 = 1 << 20;
+/// A teacher that is busy with others is asked again after this time.
+const BUSY_PAUSE: Duration = Duration::from_millis(500);
+/// While memtables are full, their flush is waited for in such steps.
+const PRESSURE_PAUSE: Duration = Duration::from_millis(10);
+
+/// Why a copy ended.
+#[derive(Debug, thiserror::Error)]
+enum Failed {
+    #[error("call: {0}")]
+    Call(#[from] CallError),
+    #[error("refused: {0}")]
+    Refused(#[from] LearnRefused),
+    #[error("engine: {0}")]
+    Engine(#[from] EngineError),
+    #[error("{0}")]
+    Local(String),
+}
+
+impl Failed {
+    /// Whether another try from the beginning may help.
+    fn restart(&self) -> bool {
+        match self {
+            Self::Call(_) => true,
+            Self::Refused(LearnRefused::NoSession(_) | LearnRefused::LogGone(_) | LearnRefused::Busy) => true,
+            Self::Refused(LearnRefused::NotPrimary(_) | LearnRefused::Failed(_)) => false,
+            Self::Engine(_) | Self::Local(_) => false,
+        }
+    }
+}
+
+/// Begins a copy; an earlier one of the partition ends.
+pub fn start(
+    state: &mut NodeState,
+    shell: &Rc<Shell>,
+    gpid: Gpid,
+    from: Node,
+    ballot: Ballot,
+    signature: u64,
+    committed: Decree,
+) {
+    tracing::info!(%gpid, teacher = %from, signature, %committed, "learning");
+    let client = shell.pool.replica(&from);
+    let task = {
+        let shell = shell.clone();
+        tokio::task::spawn_local(async move {
+            let request = LearnOpen { gpid, ballot, signature, committed };
+            let copied = copy(&shell, client, request).await;
+            report(&shell, gpid, signature, copied.map(|decree| Event::CopiedRows { gpid, signature, decree }));
+        })
+    };
+    state.copying.insert(gpid, Copying { signature, task: task.abort_handle() });
+}
+
+/// Fetches the next chunk of the primary's log.
+pub fn fetch(state: &mut NodeState, shell: &Rc<Shell>, gpid: Gpid, from: Node, signature: u64, after: Decree) {
+    let client = shell.pool.replica(&from);
+    let task = {
+        let shell = shell.clone();
+        tokio::task::spawn_local(async move {
+            let request = LogRequest { gpid, signature, from: after.next(), max_bytes: CHUNK_BYTES };
+            let answer = client.learn_log(CALL_WITHIN, request).await;
+            let fetched = match answer {
+                Ok(Ok(chunk)) => Ok(Event::Fetched {
+                    gpid,
+                    signature,
+                    mutations: chunk.mutations,
+                    committed: chunk.committed,
+                }),
+                Ok(Err(refused)) => Err(refused.into()),
+                Err(error) => Err(Failed::from(error)),
+            };
+            report(&shell, gpid, signature, fetched);
+        })
+    };
+    state.copying.insert(gpid, Copying { signature, task: task.abort_handle() });
+}
+
+fn report(shell: &Rc<Shell>, gpid: Gpid, signature: u64, result: Result<Event, Failed>) {
+    shell.post(result.unwrap_or_else(|failed| {
+        tracing::warn!(%gpid, signature, %failed, "learning failed");
+        shell.with(|state| state.metrics.learn_failed += 1);
+        Event::CopyFailed { gpid, signature, restart: failed.restart(), why: failed.to_string() }
+    }));
+}
+
+/// The decree at which the engine stands in the end.
+async fn copy(shell: &Rc<Shell>, client: ReplicaClient, request: LearnOpen) -> Result<Decree, Failed> {
+    let gpid = request.gpid;
+    let slots = shell.learning.clone();
+    let _slot = slots.acquire_owned().await.map_err(|_| Failed::Local("shutting down".to_owned()))?;
+    while shell.with(|state| state.switching.contains(&gpid)) {
+        tokio::time::sleep(PRESSURE_PAUSE).await;
+    }
+    let plan = loop {
+        match client.learn_open(CALL_WITHIN, request.clone()).await? {
+            Err(LearnRefused::Busy) => tokio::time::sleep(BUSY_PAUSE).await,
+            answer => break answer?,
+        }
+    };
+    let (session, decree) = match plan {
+        LearnPlan::Log => return Ok(request.committed),
+        LearnPlan::Rows { session, decree } => (session, decree),
+    };
+    let copy_id = rand::random();
+    let engine = open_second_engine(shell, gpid, copy_id).await?;
+    let mut loading = Loading::new(engine.clone())?;
+    while !loading.is_done() {
+        while shell.factory.pressure() == Pressure::Stop {
+            tokio::time::sleep(PRESSURE_PAUSE).await;
+        }
+        let after = loading.after().cloned();
+        let rows = RowsRequest { gpid, session, after, max_bytes: CHUNK_BYTES };
+        let chunk = client.learn_rows(CALL_WITHIN, rows).await??;
+        loading = off_loop(move || {
+            loading.add(&chunk)?;
+            Ok(loading)
+        })
+        .await?;
+    }
+    let rows = loading.rows();
+    let now_us = clock::wall_us();
+    off_loop(move || Ok(loading.finish(decree, now_us)?)).await?;
+    // A task of its own: begun, it must come to an end even when this copy is stopped.
+    let switched = tokio::task::spawn_local(switch(shell.clone(), gpid, request.signature, copy_id, engine));
+    switched.await.unwrap_or_else(|panic| Err(Failed::Local(panic.to_string())))?;
+    tracing::info!(%gpid, rows, %decree, "rows copied");
+    shell.with(|state| state.metrics.learned += 1);
+    Ok(decree)
+}
+
+async fn off_loop<T: Send + 'static>(work: impl FnOnce() -> Result<T, Failed> + Send + 'static) -> Result<T, Failed> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|panic| Err(Failed::Local(panic.to_string())))
+}
+
+/// An empty engine beside the present one.
+async fn open_second_engine(shell: &Rc<Shell>, gpid: Gpid, copy_id: u64) -> Result<Arc<dyn PartitionEngine>, Failed> {
+    let place = shell.with(|state| state.replicas.get(&gpid).map(|r| (r.dir.clone(), r.copy_id)));
+    let (dir, present) = place.ok_or_else(|| Failed::Local("the replica is gone".to_owned()))?;
+    let factory = shell.factory.clone();
+    let work = move || {
+        let io = |error: std::io::Error| Failed::Local(error.to_string());
+        replica_files::remove_other_engines(&dir, present).map_err(io)?;
+        let path = replica_files::engine_dir(&dir, copy_id);
+        std::fs::create_dir_all(&path).map_err(io)?;
+        Ok(factory.open(&path)?)
+    };
+    shell.lanes.run(gpid, work).await.unwrap_or_else(|| Err(Failed::Local("opening an engine panicked".to_owned())))
+}
+
+/// A new life of the replica begins: the meta file names it first, then memory follows.
+async fn switch(
+    shell: Rc<Shell>,
+    gpid: Gpid,
+    signature: u64,
+    copy_id: u64,
+    engine: Arc<dyn PartitionEngine>,
+) -> Result<(), Failed> {
+    shell.with(|state| state.switching.insert(gpid));
+    let result = switch_saved(&shell, gpid, signature, copy_id, engine).await;
+    shell.with(|state| state.switching.remove(&gpid));
+    result
+}
+
+async fn switch_saved(
+    shell: &Rc<Shell>,
+    gpid: Gpid,
+    signature: u64,
+    copy_id: u64,
+    engine: Arc<dyn PartitionEngine>,
+) -> Result<(), Failed> {
+    let gone = || Failed::Local("the copy was stopped".to_owned());
+    let name_life = |id: u64| {
+        shell.with(|state| {
+            let replica = state.replicas.get_mut(&gpid)?;
+            // From here on every save names that life, in whatever order saves are asked for.
+            replica.meta.copy_id = id;
+            Some(replica_files::save_meta(shell, replica))
+        })
+    };
+    name_life(copy_id).ok_or_else(gone)?.await.map_err(Failed::Local)?;
+    let is_current = shell.with(|state| state.copying.get(&gpid).is_some_and(|c| c.signature == signature));
+    if !is_current {
+        let old = shell.with(|state| state.replicas.get(&gpid).map(|replica| replica.copy_id));
+        if let Some(saved) = old.and_then(name_life) {
+            saved.await.map_err(Failed::Local)?;
+        }
+        return Err(gone());
+    }
+    let switched = shell.with(|state| {
+        let replica = state.replicas.get_mut(&gpid)?;
+        let old = std::mem::replace(&mut replica.copy_id, copy_id);
+        replica.engine = engine;
+        replica.locations = Locations::default();
+        replica.needed_from = Decree::ZERO;
+        Some((state.disks[replica.disk].log.clone(), old, replica.dir.clone()))
+    });
+    let (log, old, dir) = switched.ok_or_else(gone)?;
+    log.forget(gpid, old);
+    let cleaned = shell.lanes.run(gpid, move || replica_files::remove_other_engines(&dir, copy_id));
+    tokio::task::spawn_local(async move {
+        if let Some(Err(error)) = cleaned.await {
+            // Tried again at the next start.
+            tracing::warn!(%gpid, %error, "cannot remove the engine of an earlier life");
+        }
+    });
+    Ok(())
+}

@@ -1,0 +1,285 @@
+//! What the server counts. Plain integers on the one thread that serves; rendered as Prometheus text on demand.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use pegasus_types::AppId;
+use pegasus_types::data::{ReadRequest, WriteRequest};
+
+/// A kind of client request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Op {
+    Get,
+    Ttl,
+    SortkeyCount,
+    MultiGet,
+    BatchGet,
+    Scan,
+    Put,
+    Remove,
+    MultiPut,
+    MultiRemove,
+    Incr,
+    CheckAndSet,
+    CheckAndMutate,
+}
+
+impl Op {
+    pub const ALL: [Self; 13] = [
+        Self::Get,
+        Self::Ttl,
+        Self::SortkeyCount,
+        Self::MultiGet,
+        Self::BatchGet,
+        Self::Scan,
+        Self::Put,
+        Self::Remove,
+        Self::MultiPut,
+        Self::MultiRemove,
+        Self::Incr,
+        Self::CheckAndSet,
+        Self::CheckAndMutate,
+    ];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Get => "get",
+            Self::Ttl => "ttl",
+            Self::SortkeyCount => "sortkey_count",
+            Self::MultiGet => "multi_get",
+            Self::BatchGet => "batch_get",
+            Self::Scan => "scan",
+            Self::Put => "put",
+            Self::Remove => "remove",
+            Self::MultiPut => "multi_put",
+            Self::MultiRemove => "multi_remove",
+            Self::Incr => "incr",
+            Self::CheckAndSet => "check_and_set",
+            Self::CheckAndMutate => "check_and_mutate",
+        }
+    }
+
+    pub const fn of_read(request: &ReadRequest) -> Self {
+        match request {
+            ReadRequest::Get { .. } => Self::Get,
+            ReadRequest::Ttl { .. } => Self::Ttl,
+            ReadRequest::SortkeyCount { .. } => Self::SortkeyCount,
+            ReadRequest::MultiGet(_) => Self::MultiGet,
+            ReadRequest::BatchGet(_) => Self::BatchGet,
+            ReadRequest::GetScanner(_) | ReadRequest::Scan(_) | ReadRequest::ClearScanner { .. } => Self::Scan,
+        }
+    }
+
+    pub const fn of_write(request: &WriteRequest) -> Self {
+        match request {
+            WriteRequest::Put(_) => Self::Put,
+            WriteRequest::Remove { .. } => Self::Remove,
+            WriteRequest::MultiPut(_) => Self::MultiPut,
+            WriteRequest::MultiRemove(_) => Self::MultiRemove,
+            WriteRequest::Incr(_) => Self::Incr,
+            WriteRequest::CheckAndSet(_) => Self::CheckAndSet,
+            WriteRequest::CheckAndMutate(_) => Self::CheckAndMutate,
+        }
+    }
+}
+
+/// Upper bounds of the latency buckets, microseconds; one more bucket holds the rest.
+const BOUNDS_US: [u64; 14] =
+    [50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000, 500_000, 1_000_000, 5_000_000];
+
+/// Time from arrival to answer.
+#[derive(Clone, Debug, Default)]
+pub struct Latency {
+    buckets: [u64; BOUNDS_US.len() + 1],
+    sum_us: u64,
+}
+
+impl Latency {
+    pub fn record(&mut self, us: u64) {
+        let at = BOUNDS_US.iter().position(|&bound| us <= bound).unwrap_or(BOUNDS_US.len());
+        self.buckets[at] += 1;
+        self.sum_us += us;
+    }
+
+    pub fn count(&self) -> u64 {
+        self.buckets.iter().sum()
+    }
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct OpMetrics {
+    pub answered: Latency,
+    /// Answered with an error of the RPC header.
+    pub failed: u64,
+    /// Key and value bytes of requests (writes) or frames of responses (reads).
+    pub bytes: u64,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct TableMetrics {
+    ops: [OpMetrics; Op::ALL.len()],
+}
+
+impl TableMetrics {
+    pub fn op(&mut self, op: Op) -> &mut OpMetrics {
+        &mut self.ops[op as usize]
+    }
+}
+
+/// Everything that is counted by table; the rest is asked of its owner when rendered.
+#[derive(Clone, Debug, Default)]
+pub struct Metrics {
+    tables: BTreeMap<AppId, TableMetrics>,
+    pub turns: u64,
+    pub mutations: u64,
+    pub log_batches: u64,
+    pub log_records: u64,
+    pub reads_waited: u64,
+    pub learned: u64,
+    pub learn_failed: u64,
+    pub quarantined: u64,
+    pub beacons_failed: u64,
+}
+
+impl Metrics {
+    pub fn table(&mut self, app: AppId) -> &mut TableMetrics {
+        self.tables.entry(app).or_default()
+    }
+
+    pub fn forget(&mut self, app: AppId) {
+        self.tables.remove(&app);
+    }
+
+    /// `name_of` gives a table's name; ids stand in for tables without one.
+    pub fn render(&self, out: &mut Text, name_of: impl Fn(AppId) -> Option<String>) {
+        out.family("pegasus_replica_request_seconds", "histogram", "Client requests answered, by table and operation.");
+        for (app, table) in &self.tables {
+            let name = name_of(*app).unwrap_or_else(|| app.to_string());
+            for op in Op::ALL {
+                let metrics = &table.ops[op as usize];
+                if metrics.answered.count() > 0 {
+                    out.histogram("pegasus_replica_request_seconds", &[("table", &name), ("op", op.name())], &metrics.answered);
+                }
+            }
+        }
+        let per_op = |out: &mut Text, family: &str, help: &str, value: fn(&OpMetrics) -> u64| {
+            out.family(family, "counter", help);
+            for (app, table) in &self.tables {
+                let name = name_of(*app).unwrap_or_else(|| app.to_string());
+                for op in Op::ALL {
+                    let n = value(&table.ops[op as usize]);
+                    if n > 0 {
+                        out.sample(family, &[("table", &name), ("op", op.name())], n);
+                    }
+                }
+            }
+        };
+        per_op(out, "pegasus_replica_requests_failed_total", "Client requests refused with an error.", |m| m.failed);
+        per_op(out, "pegasus_replica_request_bytes_total", "Bytes of client requests.", |m| m.bytes);
+        for (name, help, value) in [
+            ("turns", "Turns of the serving loop.", self.turns),
+            ("mutations", "Mutations proposed as primary.", self.mutations),
+            ("log_batches", "Batches handed to the mutation logs.", self.log_batches),
+            ("log_records", "Mutations handed to the mutation logs.", self.log_records),
+            ("reads_waited", "Reads that waited for the lease.", self.reads_waited),
+            ("learned", "Partitions copied from a primary.", self.learned),
+            ("learn_failed", "Copies that failed.", self.learn_failed),
+            ("quarantined", "Replicas taken out because they were damaged.", self.quarantined),
+            ("beacons_failed", "Beacons that no meta-server accepted.", self.beacons_failed),
+        ] {
+            out.counter(&format!("pegasus_replica_{name}_total"), help, value);
+        }
+    }
+}
+
+/// Prometheus text in the making. Every sample carries the common labels.
+#[derive(Debug, Default)]
+pub struct Text {
+    out: String,
+    common: Vec<(&'static str, String)>,
+}
+
+impl Text {
+    pub fn new(common: Vec<(&'static str, String)>) -> Self {
+        Self { out: String::new(), common }
+    }
+
+    pub fn family(&mut self, name: &str, kind: &str, help: &str) {
+        let _ = writeln!(self.out, "# HELP {name} {help}\n# TYPE {name} {kind}");
+    }
+
+    pub fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl std::fmt::Display) {
+        self.out.push_str(name);
+        let common = self.common.iter().map(|(key, text)| (*key, text.as_str()));
+        let mut open = '{';
+        for (key, text) in common.chain(labels.iter().copied()) {
+            let escaped = text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+            let _ = write!(self.out, "{open}{key}=\"{escaped}\"");
+            open = ',';
+        }
+        if open == ',' {
+            self.out.push('}');
+        }
+        let _ = writeln!(self.out, " {value}");
+    }
+
+    pub fn counter(&mut self, name: &str, help: &str, value: u64) {
+        self.family(name, "counter", help);
+        self.sample(name, &[], value);
+    }
+
+    pub fn gauge(&mut self, name: &str, help: &str, value: impl std::fmt::Display) {
+        self.family(name, "gauge", help);
+        self.sample(name, &[], value);
+    }
+
+    fn histogram(&mut self, name: &str, labels: &[(&str, &str)], latency: &Latency) {
+        let bucket = format!("{name}_bucket");
+        let mut total = 0;
+        for (i, n) in latency.buckets.iter().enumerate() {
+            total += n;
+            let le = BOUNDS_US.get(i).map_or_else(|| "+Inf".to_owned(), |us| (*us as f64 / 1e6).to_string());
+            let mut with_le = labels.to_vec();
+            with_le.push(("le", &le));
+            self.sample(&bucket, &with_le, total);
+        }
+        self.sample(&format!("{name}_sum"), labels, latency.sum_us as f64 / 1e6);
+        self.sample(&format!("{name}_count"), labels, total);
+    }
+
+    pub fn finish(self) -> String {
+        self.out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ops_index_their_own_slot() {
+        for (i, op) in Op::ALL.into_iter().enumerate() {
+            assert_eq!(op as usize, i);
+        }
+    }
+
+    #[test]
+    fn text_is_cumulative_and_escaped() {
+        let mut metrics = Metrics::default();
+        let put = metrics.table(2).op(Op::Put);
+        put.answered.record(50);
+        put.answered.record(51);
+        put.answered.record(u64::from(u32::MAX));
+        let mut text = Text::default();
+        metrics.render(&mut text, |_| Some("a\"b".to_owned()));
+        let text = text.finish();
+        for line in [
+            r#"pegasus_replica_request_seconds_bucket{table="a\"b",op="put",le="0.00005"} 1"#,
+            r#"pegasus_replica_request_seconds_bucket{table="a\"b",op="put",le="0.0001"} 2"#,
+            r#"pegasus_replica_request_seconds_bucket{table="a\"b",op="put",le="+Inf"} 3"#,
+            r#"pegasus_replica_request_seconds_count{table="a\"b",op="put"} 3"#,
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} in\n{text}");
+        }
+    }
+}

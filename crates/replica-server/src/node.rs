@@ -1,0 +1,150 @@
+//! The replicas of this process and everything that happens to them, on one thread.
+//!
+//! [`Shell`] is shared by all tasks of the thread; [`NodeState`] is what they change. Nobody holds it across an
+//! await. Whatever happens becomes an [`Event`], is posted, and is worked off by the driver in one turn of the
+//! loop together with all else that has come meanwhile.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::fmt;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use pegasus_pacifica::{Effect, Event, NodeCore};
+use pegasus_rpc::peer::{Outbox, PeerPool};
+use pegasus_storage::ops::ReadLimits;
+use pegasus_storage::{DataDirs, EngineFactory};
+use pegasus_telemetry::Shutdown;
+use pegasus_types::message::HeartbeatAck;
+use pegasus_types::{AppId, AppInfo, Gpid, Node};
+use tokio::sync::Notify;
+
+use crate::disk::Disk;
+use crate::file_lanes::FileLanes;
+use crate::learn_io::Teaching;
+use crate::learn_io::sessions::Sessions;
+use crate::load::Broken;
+use crate::meta_link::MetaLink;
+use crate::metrics::Metrics;
+use crate::partition::Replica;
+use crate::reads::Parked;
+
+/// Settings that the loop looks at.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// 0 = no limit.
+    pub max_write_bytes: usize,
+    pub read_limits: ReadLimits,
+    pub reject_when_full: bool,
+    /// Mutations kept for peers that lag; replay keeps as many.
+    pub recent: usize,
+    pub page_cache: bool,
+}
+
+pub struct Shell {
+    pub me: Node,
+    pub cluster_name: String,
+    pub incarnation: u64,
+    pub settings: Settings,
+    pub factory: Arc<dyn EngineFactory>,
+    pub pool: PeerPool,
+    pub meta: MetaLink,
+    pub lanes: Rc<FileLanes>,
+    pub shutdown: Shutdown,
+    /// Copies that run at a time.
+    pub learning: Arc<tokio::sync::Semaphore>,
+    /// Ranged reads that run at a time, off the loop.
+    pub reading: Arc<tokio::sync::Semaphore>,
+    pub dirs: Arc<DataDirs>,
+    pub state: RefCell<NodeState>,
+    pub wake: Notify,
+    pub started: std::time::Instant,
+}
+
+impl fmt::Debug for Shell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shell").field("me", &self.me).field("incarnation", &self.incarnation).finish_non_exhaustive()
+    }
+}
+
+/// What the tasks of the loop share and change.
+pub struct NodeState {
+    pub core: NodeCore,
+    pub replicas: HashMap<Gpid, Replica>,
+    /// Found on disk and not openable.
+    pub broken: HashMap<Gpid, Broken>,
+    pub disks: Vec<Disk>,
+    /// Tables by id, as the meta told last.
+    pub apps: BTreeMap<AppId, Arc<AppInfo>>,
+    pub metrics: Metrics,
+    pub teaching: Sessions<Teaching>,
+    pub outboxes: HashMap<Node, Outbox>,
+    /// Copies under way: session and the task that does it.
+    pub copying: HashMap<Gpid, crate::learn_io::Copying>,
+    /// Replicas whose meta file is being changed to another life.
+    pub switching: BTreeSet<Gpid>,
+    pub events: VecDeque<Event>,
+    /// Partitions with queued writes.
+    pub listed: Vec<Gpid>,
+    pub parked: VecDeque<Parked>,
+    /// Something happened that may let parked reads go on.
+    pub unpark: bool,
+    /// Of the last mutation that was proposed.
+    pub last_token: u64,
+    /// Answer to the heartbeat that is being stepped.
+    pub heartbeat_ack: Option<HeartbeatAck>,
+    pub log_healthy: bool,
+    /// Replicas that are still being opened since the start.
+    pub opening: usize,
+    /// Replicas that are being made for tables that are being created.
+    pub creating: BTreeSet<Gpid>,
+    /// Ranged reads that run or wait for a thread.
+    pub off_loop: usize,
+    pub(crate) effects: Vec<Effect>,
+}
+
+impl NodeState {
+    pub fn new(core: NodeCore, disks: Vec<Disk>) -> Self {
+        Self {
+            core,
+            replicas: HashMap::new(),
+            broken: HashMap::new(),
+            disks,
+            apps: BTreeMap::new(),
+            metrics: Metrics::default(),
+            teaching: Sessions::new(rand::random()),
+            outboxes: HashMap::new(),
+            copying: HashMap::new(),
+            switching: BTreeSet::new(),
+            events: VecDeque::new(),
+            listed: Vec::new(),
+            parked: VecDeque::new(),
+            unpark: false,
+            last_token: 0,
+            heartbeat_ack: None,
+            log_healthy: true,
+            opening: 0,
+            creating: BTreeSet::new(),
+            off_loop: 0,
+            effects: Vec::new(),
+        }
+    }
+}
+
+impl Shell {
+    /// Runs `f` on the state. Not to be nested.
+    pub fn with<R>(&self, f: impl FnOnce(&mut NodeState) -> R) -> R {
+        f(&mut self.state.borrow_mut())
+    }
+
+    /// For the next turn of the loop.
+    pub fn post(&self, event: Event) {
+        self.state.borrow_mut().events.push_back(event);
+        self.wake.notify_one();
+    }
+
+    pub fn post_all(&self, events: impl IntoIterator<Item = Event>) {
+        self.state.borrow_mut().events.extend(events);
+        self.wake.notify_one();
+    }
+}

@@ -1,0 +1,81 @@
+//! One replica as the shell keeps it: what the core decides about lives here only as a handle.
+//!
+//! ```text
+//!  client ──▶ queue ──▶ resolve (overlay over engine) ──▶ core ──▶ log, peers
+//!                              ▲                            │
+//!                           inflight ◀── replies ◀── engine ◀── apply
+//! ```
+
+pub mod driver;
+pub mod inflight;
+pub mod locations;
+pub mod overlay;
+pub mod queue;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use pegasus_rpc::wire::server::ReplyTo;
+use pegasus_storage::ops::ScanContexts;
+use pegasus_storage::{PartitionEngine, ReplicaMeta};
+use pegasus_types::{Decree, Gpid};
+
+use inflight::Inflight;
+use locations::Locations;
+use queue::WriteQueue;
+
+#[derive(Debug)]
+pub struct Replica {
+    pub gpid: Gpid,
+    /// Names this life of the replica, in the log and as its engine's directory. A copy from a primary begins
+    /// a new life.
+    pub copy_id: u64,
+    /// Index into the node's disks.
+    pub disk: usize,
+    pub dir: PathBuf,
+    /// As it was given to be saved last.
+    pub meta: ReplicaMeta,
+    pub engine: Arc<dyn PartitionEngine>,
+    pub queue: WriteQueue<ReplyTo>,
+    pub inflight: Inflight<ReplyTo>,
+    pub locations: Locations,
+    pub scans: ScanContexts,
+    /// Waits in the node's list of partitions with queued writes.
+    pub listed: bool,
+    /// What the log was told last.
+    pub needed_from: Decree,
+    /// The core was told that the engine has failed.
+    pub reported_failed: bool,
+    pub counts: Counts,
+}
+
+/// Since the replica was opened.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Counts {
+    pub reads: u64,
+    pub writes: u64,
+    pub read_bytes: u64,
+    pub write_bytes: u64,
+    pub failed: u64,
+}
+
+impl Replica {
+    pub fn new(gpid: Gpid, disk: usize, dir: PathBuf, meta: ReplicaMeta, engine: Arc<dyn PartitionEngine>) -> Self {
+        Self {
+            gpid,
+            copy_id: meta.copy_id,
+            disk,
+            dir,
+            meta,
+            engine,
+            queue: WriteQueue::default(),
+            inflight: Inflight::default(),
+            locations: Locations::default(),
+            scans: ScanContexts::new(),
+            listed: false,
+            needed_from: Decree::ZERO,
+            reported_failed: false,
+            counts: Counts::default(),
+        }
+    }
+}

@@ -1,0 +1,302 @@
+//! Reads: gate, engine, lease, answer.
+//!
+//! Short reads run on the loop, ranged ones on a thread that may block. The lease is looked at *after* the engine
+//! was read (safety-rules.md 1.2): an answer that is given then was true while this node held the role. When the
+//! lease has a hole, the request is parked and read again after the next grant.
+
+use std::rc::Rc;
+
+use pegasus_pacifica::Serving;
+use pegasus_rpc::wire::frame::RequestHead;
+use pegasus_rpc::wire::server::ReplyTo;
+use pegasus_storage::EngineError;
+use pegasus_storage::ops::{self, HashCheck, ReadAt, ReadLimits};
+use pegasus_types::data::{MultiGetRequest, ReadRequest, ReadResponseBody, StorageError};
+use pegasus_types::meta::ReplicaStatus;
+use pegasus_types::time::epoch_seconds;
+use pegasus_types::{ErrorCode, Gpid, Millis};
+
+use crate::clock;
+use crate::metrics::Op;
+use crate::node::{NodeState, Shell};
+use crate::partition::inflight::Waiting;
+use crate::partition::queue::DEFAULT_TIMEOUT_MS;
+
+/// Requests that may wait for a grant; a lease hole lasts for a second at most.
+pub const MAX_PARKED: usize = 20_000;
+/// Keys that one request may ask for on the loop.
+const KEYS_ON_LOOP: usize = 128;
+/// Records and bytes that a ranged multi_get may look at on the loop; larger ones start again on a thread.
+const RANGE_ON_LOOP: ReadLimits = ReadLimits {
+    multi_get_iterations: 128,
+    multi_get_bytes: 256 << 10,
+    scan_iterations: 128,
+    time: std::time::Duration::from_millis(5),
+};
+/// Ranged reads that may wait for a thread.
+pub const MAX_OFF_LOOP: usize = 1_000;
+
+/// A client's read.
+#[derive(Debug)]
+pub struct Read {
+    pub gpid: Gpid,
+    pub head: RequestHead,
+    pub request: ReadRequest,
+    pub reply: ReplyTo,
+    pub arrived_us: u64,
+    /// Until then it may wait for the lease.
+    pub deadline: Millis,
+}
+
+/// What waits for a grant.
+#[derive(Debug)]
+pub struct Parked {
+    gpid: Gpid,
+    deadline: Millis,
+    what: What,
+}
+
+#[derive(Debug)]
+enum What {
+    Read(Read),
+    /// The answer of a failed check: read already, under the role that this node still has. It goes when the
+    /// role goes.
+    Answer(Waiting<ReplyTo>),
+}
+
+impl Parked {
+    pub fn answer(now: Millis, gpid: Gpid, waiting: Waiting<ReplyTo>) -> Self {
+        Self { gpid, deadline: now + DEFAULT_TIMEOUT_MS, what: What::Answer(waiting) }
+    }
+
+    fn refuse(self, state: &mut NodeState, code: ErrorCode) {
+        let (op, reply) = match self.what {
+            What::Read(read) => (Op::of_read(&read.request), read.reply),
+            What::Answer(waiting) => (waiting.op, waiting.reply),
+        };
+        state.refuse(self.gpid, op, reply, code);
+    }
+}
+
+/// How long a request may wait here: nearly as long as its client does, so that the refusal still arrives.
+pub fn deadline(now: Millis, head: &RequestHead) -> Millis {
+    let timeout = match u64::from(head.client_timeout_ms) {
+        0 => DEFAULT_TIMEOUT_MS,
+        ms => ms,
+    };
+    now + (timeout - timeout / 8)
+}
+
+impl NodeState {
+    pub fn refuse(&mut self, gpid: Gpid, op: Op, reply: ReplyTo, code: ErrorCode) {
+        if let Some(replica) = self.replicas.get_mut(&gpid) {
+            replica.counts.failed += 1;
+            self.metrics.table(gpid.app_id).op(op).failed += 1;
+        }
+        reply.error(code);
+    }
+
+    pub fn read(&mut self, shell: &Rc<Shell>, now: Millis, read: Read) {
+        let gpid = read.gpid;
+        if let Err(code) = self.read_gate(now, &read) {
+            return self.refuse(gpid, Op::of_read(&read.request), read.reply, code);
+        }
+        let Some(replica) = self.replicas.get_mut(&gpid) else { return };
+        let limits = shell.settings.read_limits;
+        let at = ReadAt { epoch_now: epoch_seconds(clock::wall_us()), limits };
+        let result = match &read.request {
+            ReadRequest::Get { .. } | ReadRequest::Ttl { .. } => ops::read(&read.request, &*replica.engine, &at),
+            ReadRequest::BatchGet(keys) if keys.keys.len() <= KEYS_ON_LOOP => {
+                ops::read(&read.request, &*replica.engine, &at)
+            }
+            ReadRequest::MultiGet(get) if get.sort_keys.len() <= KEYS_ON_LOOP => {
+                match ops::read(&read.request, &*replica.engine, &ReadAt { limits: on_loop(&limits), ..at }) {
+                    Ok(response) if is_cut(get, &response) => return self.read_off_loop(shell, read),
+                    result => result,
+                }
+            }
+            ReadRequest::MultiGet(_) | ReadRequest::BatchGet(_) | ReadRequest::SortkeyCount { .. } => {
+                return self.read_off_loop(shell, read);
+            }
+            ReadRequest::GetScanner(request) => {
+                let check = hash_check(gpid, &replica.meta.app);
+                replica
+                    .scans
+                    .get_scanner(request, &*replica.engine, check, &at, now)
+                    .map(ReadResponseBody::Scan)
+            }
+            ReadRequest::Scan(request) => {
+                replica.scans.scan(request.context_id, &at, now).map(ReadResponseBody::Scan)
+            }
+            ReadRequest::ClearScanner { context_id } => return replica.scans.clear(*context_id),
+        };
+        self.finish_read(now, read, result);
+    }
+
+    /// Cheap refusals, before the engine is asked (wire-protocol.md 6.3).
+    fn read_gate(&self, now: Millis, read: &Read) -> Result<(), ErrorCode> {
+        if !self.replicas.contains_key(&read.gpid) {
+            return Err(ErrorCode::ObjectNotFound);
+        }
+        if read.head.is_backup {
+            return match self.core.status(read.gpid) {
+                Some(ReplicaStatus::Primary | ReplicaStatus::Secondary) => Ok(()),
+                _ => Err(ErrorCode::InvalidState),
+            };
+        }
+        match self.core.serving(now, read.gpid) {
+            Serving::No(code) => Err(code),
+            Serving::Yes | Serving::Wait => Ok(()),
+        }
+    }
+
+    /// After the engine was read.
+    fn finish_read(&mut self, now: Millis, read: Read, result: Result<ReadResponseBody, EngineError>) {
+        let (gpid, op) = (read.gpid, Op::of_read(&read.request));
+        let response = match result {
+            Ok(response) => response,
+            Err(error) => {
+                tracing::error!(%gpid, %error, "read failed");
+                self.engine_failed(gpid, &error);
+                return self.refuse(gpid, op, read.reply, ErrorCode::LocalAppFailure);
+            }
+        };
+        if !read.head.is_backup {
+            // The state may have changed since the gate when the read ran on another thread.
+            match self.core.serving(now, gpid) {
+                Serving::Yes => {}
+                Serving::Wait => {
+                    let deadline = read.deadline;
+                    return self.park(now, Parked { gpid, deadline, what: What::Read(read) });
+                }
+                Serving::No(code) => return self.refuse(gpid, op, read.reply, code),
+            }
+        }
+        let bytes = payload(&response);
+        if let Some(replica) = self.replicas.get_mut(&gpid) {
+            replica.counts.reads += 1;
+            replica.counts.read_bytes += bytes;
+        }
+        let metrics = self.metrics.table(gpid.app_id).op(op);
+        metrics.answered.record(clock::mono_us().saturating_sub(read.arrived_us));
+        metrics.bytes += bytes;
+        read.reply.read(response);
+    }
+
+    fn read_off_loop(&mut self, shell: &Rc<Shell>, read: Read) {
+        let Some(replica) = self.replicas.get(&read.gpid) else { return };
+        if self.off_loop >= MAX_OFF_LOOP {
+            return self.refuse(read.gpid, Op::of_read(&read.request), read.reply, ErrorCode::Busy);
+        }
+        self.off_loop += 1;
+        let (shell, engine) = (shell.clone(), replica.engine.clone());
+        tokio::task::spawn_local(async move {
+            let permit = shell.reading.clone().acquire_owned().await;
+            let (request, limits) = (read.request.clone(), shell.settings.read_limits);
+            let result = tokio::task::spawn_blocking(move || {
+                let at = ReadAt { epoch_now: epoch_seconds(clock::wall_us()), limits };
+                ops::read(&request, &*engine, &at)
+            })
+            .await
+            .unwrap_or_else(|panic| Err(EngineError::Panicked(panic.to_string())));
+            drop(permit);
+            shell.with(|state| {
+                state.off_loop -= 1;
+                state.finish_read(clock::boot_ms(), read, result);
+            });
+            // A failed engine is reported by an event.
+            shell.wake.notify_one();
+        });
+    }
+
+    fn park(&mut self, now: Millis, parked: Parked) {
+        if now >= parked.deadline {
+            parked.refuse(self, ErrorCode::InvalidState);
+        } else if self.parked.len() >= MAX_PARKED {
+            parked.refuse(self, ErrorCode::Busy);
+        } else {
+            self.metrics.reads_waited += 1;
+            self.parked.push_back(parked);
+        }
+    }
+
+    /// Sends the answer of a failed check when the lease holds now.
+    pub fn send_or_park(&mut self, now: Millis, parked: Parked) {
+        match self.core.serving(now, parked.gpid) {
+            Serving::Wait => self.park(now, parked),
+            Serving::No(code) => parked.refuse(self, code),
+            Serving::Yes => {
+                if let What::Answer(mut waiting) = parked.what {
+                    waiting.set_decree(-1);
+                    let took = clock::mono_us().saturating_sub(waiting.arrived_us);
+                    self.metrics.table(parked.gpid.app_id).op(waiting.op).answered.record(took);
+                    waiting.reply.write(waiting.response);
+                }
+            }
+        }
+    }
+
+    pub fn retry_parked(&mut self, shell: &Rc<Shell>, now: Millis) {
+        for parked in std::mem::take(&mut self.parked) {
+            match (&parked.what, self.core.serving(now, parked.gpid)) {
+                (_, Serving::Wait) => self.park(now, parked),
+                (_, Serving::No(code)) => parked.refuse(self, code),
+                (What::Answer(_), Serving::Yes) => self.send_or_park(now, parked),
+                (What::Read(_), Serving::Yes) => {
+                    if let What::Read(read) = parked.what {
+                        self.read(shell, now, read);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The role is lost: what was read under it may be old.
+    pub fn refuse_parked_answers(&mut self, gpid: Gpid) {
+        let (gone, kept) = std::mem::take(&mut self.parked)
+            .into_iter()
+            .partition::<Vec<_>, _>(|p| p.gpid == gpid && matches!(p.what, What::Answer(_)));
+        self.parked = kept.into();
+        for parked in gone {
+            parked.refuse(self, ErrorCode::InvalidState);
+        }
+    }
+}
+
+fn on_loop(limits: &ReadLimits) -> ReadLimits {
+    ReadLimits {
+        multi_get_iterations: limits.multi_get_iterations.min(RANGE_ON_LOOP.multi_get_iterations),
+        multi_get_bytes: match limits.multi_get_bytes {
+            0 => RANGE_ON_LOOP.multi_get_bytes,
+            bytes => bytes.min(RANGE_ON_LOOP.multi_get_bytes),
+        },
+        time: limits.time.min(RANGE_ON_LOOP.time),
+        ..*limits
+    }
+}
+
+/// Whether the loop's limits, rather than the request's own, ended the read.
+fn is_cut(request: &MultiGetRequest, response: &ReadResponseBody) -> bool {
+    let ReadResponseBody::MultiGet(response) = response else { return false };
+    let enough = usize::try_from(request.max_kv_count).is_ok_and(|n| n > 0 && response.kvs.len() >= n);
+    response.error == StorageError::Incomplete.code() && !enough
+}
+
+/// After a split, until compaction, partitions hold keys of the other half.
+fn hash_check(gpid: Gpid, app: &pegasus_types::AppInfo) -> Option<HashCheck> {
+    let on = app.envs.get("replica.split.validate_partition_hash").is_some_and(|v| v.trim() == "true");
+    on.then_some(HashCheck { partition_index: gpid.index, partition_count: app.partition_count })
+}
+
+/// Key and value bytes of an answer.
+fn payload(response: &ReadResponseBody) -> u64 {
+    let kv = |kvs: &[pegasus_types::data::KeyValue]| kvs.iter().map(|kv| kv.key.len() + kv.value.len()).sum();
+    let bytes: usize = match response {
+        ReadResponseBody::Get(r) => r.value.len(),
+        ReadResponseBody::Ttl(_) | ReadResponseBody::SortkeyCount(_) => 0,
+        ReadResponseBody::MultiGet(r) => kv(&r.kvs),
+        ReadResponseBody::Scan(r) => kv(&r.kvs),
+        ReadResponseBody::BatchGet(r) => r.data.iter().map(|d| d.value.len()).sum(),
+    };
+    bytes as u64
+}

@@ -1,0 +1,254 @@
+//! Making, saving and setting aside the directories of replicas. Nothing here runs on the loop for long: the work
+//! goes to the replica's file lane.
+
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use pegasus_pacifica::{Event, Recovered};
+use pegasus_storage::{PartitionEngine, ReplicaMeta, data_dir};
+use pegasus_types::meta::ReplicaStatus;
+use pegasus_types::{AppInfo, Decree, ErrorCode, Gpid, PartitionConfig};
+
+use crate::node::{NodeState, Shell};
+use crate::partition::Replica;
+
+/// How long the files of an engine may still be read after its replica is gone (a scan, a learner).
+const LET_GO_WITHIN: Duration = Duration::from_secs(10);
+
+/// Directory of the engine of one life of a replica.
+pub fn engine_dir(replica_dir: &Path, copy_id: u64) -> PathBuf {
+    data_dir::engine_dir(replica_dir).join(format!("{copy_id:016x}"))
+}
+
+/// Removes what earlier lives, or copies that were not finished, have left.
+pub fn remove_other_engines(replica_dir: &Path, copy_id: u64) -> std::io::Result<()> {
+    let keep = engine_dir(replica_dir, copy_id);
+    let all = data_dir::engine_dir(replica_dir);
+    if !all.exists() {
+        return Ok(());
+    }
+    for entry in std::fs::read_dir(all)? {
+        let path = entry?.path();
+        if path != keep {
+            std::fs::remove_dir_all(path)?;
+        }
+    }
+    Ok(())
+}
+
+/// Makes the meta file as it is in memory now durable, in the order of the calls.
+pub fn save_meta(shell: &Rc<Shell>, replica: &Replica) -> impl Future<Output = Result<(), String>> + use<> {
+    let (meta, dir) = (replica.meta.clone(), replica.dir.clone());
+    let saved = shell.lanes.run(replica.gpid, move || meta.save(&dir).map_err(|error| error.to_string()));
+    async move { saved.await.unwrap_or_else(|| Err("saving the meta file panicked".to_owned())) }
+}
+
+/// What a new replica consists of.
+struct Made {
+    disk: usize,
+    dir: PathBuf,
+    meta: ReplicaMeta,
+    engine: Arc<dyn PartitionEngine>,
+}
+
+/// An empty replica on the disk that suits best.
+async fn make(shell: &Rc<Shell>, gpid: Gpid, meta: ReplicaMeta) -> Result<Made, String> {
+    let (dirs, factory) = (shell.dirs.clone(), shell.factory.clone());
+    let work = move || {
+        let disk = dirs.place().ok_or("no disk takes new replicas")?;
+        let dir = disk.create_replica(&meta).map_err(|error| error.to_string())?;
+        let engine = engine_dir(&dir, meta.copy_id);
+        std::fs::create_dir_all(&engine).map_err(|error| error.to_string())?;
+        let engine = factory.open(&engine).map_err(|error| error.to_string())?;
+        Ok((disk.tag().to_owned(), dir, meta, engine))
+    };
+    let (tag, dir, meta, engine) = shell
+        .lanes
+        .run(gpid, work)
+        .await
+        .unwrap_or_else(|| Err("making the replica panicked".to_owned()))?;
+    let disk = shell.with(|state| state.disks.iter().position(|disk| disk.tag == tag));
+    let disk = disk.ok_or_else(|| format!("disk {tag} has no log"))?;
+    Ok(Made { disk, dir, meta, engine })
+}
+
+fn take_in(shell: &Rc<Shell>, gpid: Gpid, made: Made, event: Event) {
+    shell.with(|state| {
+        let Made { disk, dir, meta, engine } = made;
+        state.replicas.insert(gpid, Replica::new(gpid, disk, dir, meta, engine));
+    });
+    shell.post(event);
+    shell.meta.report_soon();
+}
+
+/// For a node that is to become a learner.
+pub fn open_for_learning(shell: &Rc<Shell>, gpid: Gpid, config: PartitionConfig) {
+    let shell = shell.clone();
+    tokio::task::spawn_local(async move {
+        let unassigned = PartitionConfig::unassigned(gpid, config.max_replica_count);
+        let made = match app_of(&shell, gpid).await {
+            Some(app) => make(&shell, gpid, ReplicaMeta::new(app, unassigned.clone(), true)).await,
+            None => Err("the meta-server does not tell of its table".to_owned()),
+        };
+        match made {
+            Ok(made) => {
+                let replica = Recovered {
+                    config: unassigned,
+                    learning: true,
+                    intact: true,
+                    applied: Decree::ZERO,
+                    committed: Decree::ZERO,
+                    tail: Vec::new(),
+                };
+                take_in(&shell, gpid, made, Event::Opened { gpid, replica });
+            }
+            Err(why) => {
+                tracing::error!(%gpid, why, "cannot make a replica to learn into");
+                shell.post(Event::OpenFailed { gpid, why });
+            }
+        }
+    });
+}
+
+async fn app_of(shell: &Rc<Shell>, gpid: Gpid) -> Option<AppInfo> {
+    if let Some(app) = shell.with(|state| state.apps.get(&gpid.app_id).cloned()) {
+        return Some((*app).clone());
+    }
+    shell.meta.query(&shell.pool, gpid).await.map(|(app, _)| app)
+}
+
+/// For a table that is being created: the only case in which a member begins empty (safety-rules.md 4.3).
+pub fn create(shell: &Rc<Shell>, app: AppInfo, config: PartitionConfig) {
+    let gpid = config.gpid;
+    if !shell.with(|state| state.creating.insert(gpid)) {
+        return;
+    }
+    let shell = shell.clone();
+    tokio::task::spawn_local(async move {
+        match make(&shell, gpid, ReplicaMeta::new(app, config.clone(), false)).await {
+            Ok(made) => take_in(&shell, gpid, made, Event::Create { config }),
+            Err(why) => tracing::error!(%gpid, why, "cannot create a replica"),
+        }
+        shell.with(|state| state.creating.remove(&gpid));
+    });
+}
+
+/// Takes the replica out of memory; its clients are told.
+fn take_out(state: &mut NodeState, gpid: Gpid) -> Option<Replica> {
+    state.refuse_queued(gpid, ErrorCode::ObjectNotFound);
+    state.refuse_parked_answers(gpid);
+    state.teaching.close(gpid);
+    state.copying.remove(&gpid);
+    let replica = state.replicas.remove(&gpid)?;
+    state.disks[replica.disk].forget(gpid);
+    if !state.replicas.keys().any(|other| other.app_id == gpid.app_id) {
+        state.metrics.forget(gpid.app_id);
+    }
+    Some(replica)
+}
+
+/// Engines must not be used while their files are moved away.
+fn let_go(engine: Arc<dyn PartitionEngine>, gpid: Gpid) {
+    let begun = Instant::now();
+    while Arc::strong_count(&engine) > 1 && begun.elapsed() < LET_GO_WITHIN {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    if Arc::strong_count(&engine) > 1 {
+        tracing::warn!(%gpid, "its files are moved away although something still reads them");
+    }
+}
+
+/// A damaged replica whose group goes on without it: renamed for the operator, with what the log still has of it.
+pub fn quarantine(state: &mut NodeState, shell: &Rc<Shell>, gpid: Gpid, why: &str) {
+    tracing::error!(%gpid, why, "replica put aside");
+    state.metrics.quarantined += 1;
+    let Some(replica) = take_out(state, gpid) else { return set_broken_aside(state, shell, gpid) };
+    let log = state.disks[replica.disk].log.clone();
+    let (dirs, tag) = (shell.dirs.clone(), state.disks[replica.disk].tag.clone());
+    let Replica { dir, copy_id, engine, .. } = replica;
+    let work = move || {
+        let_go(engine, gpid);
+        if let Err(error) = log.export(gpid, copy_id, &dir.join("log-records")) {
+            tracing::warn!(%gpid, %error, "cannot keep its log records");
+        }
+        match dirs.get(&tag).map(|disk| disk.quarantine(gpid)) {
+            Some(Ok(to)) => {
+                log.forget(gpid, copy_id);
+                tracing::info!(%gpid, to = %to.display(), "quarantined");
+            }
+            Some(Err(error)) => tracing::error!(%gpid, %error, "cannot rename its directory"),
+            None => {}
+        }
+    };
+    report_when_done(shell, gpid, work);
+}
+
+/// One that could not even be opened: its records have left the log already.
+fn set_broken_aside(state: &mut NodeState, shell: &Rc<Shell>, gpid: Gpid) {
+    let Some(broken) = state.broken.remove(&gpid) else { return };
+    let (dirs, tag) = (shell.dirs.clone(), state.disks[broken.disk].tag.clone());
+    let work = move || {
+        if let Some(Err(error)) = dirs.get(&tag).map(|disk| disk.quarantine(gpid)) {
+            tracing::error!(%gpid, %error, "cannot rename its directory");
+        }
+    };
+    report_when_done(shell, gpid, work);
+}
+
+/// A replica that nobody wants any more.
+pub fn discard(state: &mut NodeState, shell: &Rc<Shell>, gpid: Gpid) {
+    let Some(replica) = take_out(state, gpid) else { return };
+    tracing::info!(%gpid, "replica is garbage");
+    let log = state.disks[replica.disk].log.clone();
+    let (dirs, tag) = (shell.dirs.clone(), state.disks[replica.disk].tag.clone());
+    let Replica { copy_id, engine, .. } = replica;
+    let work = move || {
+        let_go(engine, gpid);
+        match dirs.get(&tag).map(|disk| disk.discard(gpid)) {
+            Some(Ok(_)) => log.forget(gpid, copy_id),
+            Some(Err(error)) => tracing::error!(%gpid, %error, "cannot rename its directory"),
+            None => {}
+        }
+    };
+    report_when_done(shell, gpid, work);
+}
+
+fn report_when_done(shell: &Rc<Shell>, gpid: Gpid, work: impl FnOnce() + Send + 'static) {
+    let done = shell.lanes.run(gpid, work);
+    let shell = shell.clone();
+    tokio::task::spawn_local(async move {
+        done.await;
+        shell.meta.report_soon();
+    });
+}
+
+/// Saves a table's settings with a replica when they have changed.
+pub fn update_app(state: &mut NodeState, shell: &Rc<Shell>, app: &AppInfo, gpid: Gpid) {
+    let Some(replica) = state.replicas.get_mut(&gpid).filter(|r| r.meta.app != *app) else { return };
+    replica.meta.app = app.clone();
+    let saved = save_meta(shell, replica);
+    tokio::task::spawn_local(async move {
+        if let Err(why) = saved.await {
+            // Told again with the next report; the one in memory counts.
+            tracing::warn!(%gpid, why, "cannot save the settings of its table");
+        }
+    });
+}
+
+/// The meta says what it wants no more.
+pub fn collect(shell: &Rc<Shell>, garbage: Vec<Gpid>) {
+    shell.with(|state| {
+        for gpid in garbage {
+            // A member that the meta calls garbage is a misunderstanding that a newer configuration will clear up.
+            let is_member =
+                matches!(state.core.status(gpid), Some(ReplicaStatus::Primary | ReplicaStatus::Secondary));
+            if state.replicas.contains_key(&gpid) && !is_member {
+                state.events.push_back(Event::Removed { gpid });
+                discard(state, shell, gpid);
+            }
+        }
+    });
+    shell.wake.notify_one();
+}

@@ -1,0 +1,321 @@
+//! The wiring of a replica-server, top to bottom.
+
+use std::cell::RefCell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, anyhow};
+use pegasus_mutation_log::{Completion, MutationLog};
+use pegasus_pacifica::{Event, NodeCore};
+use pegasus_rpc::listener::{self, Handlers};
+use pegasus_rpc::peer::{Identity, PeerEvent, PeerPool, PoolOptions, serve_replica_peer};
+use pegasus_rpc::wire::server::{Limits as WireLimits, WireServer};
+use pegasus_storage::data_dir::{DirSpec, DiskState};
+use pegasus_storage::{DataDirs, new_factory};
+use pegasus_telemetry::{Health, Shutdown, registry};
+use tokio::net::TcpListener;
+use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Config;
+use crate::disk::{Disk, Finished};
+use crate::file_lanes::FileLanes;
+use crate::load::{self, Found};
+use crate::meta_link::{self, MetaLink};
+use crate::node::{NodeState, Settings, Shell};
+use crate::partition::driver;
+use crate::service::client_api::ClientApi;
+use crate::service::http;
+use crate::service::peer_api::PeerApi;
+use crate::{clock, watch};
+
+/// Ranged reads that run at a time: enough to use the processors, few enough to leave them to the loop.
+const RANGED_READS: usize = 4;
+/// At shutdown: until the last answers are out, and until memtables are on disk.
+const STOP_WITHIN: Duration = Duration::from_secs(3);
+const FLUSH_WITHIN: Duration = Duration::from_secs(5);
+
+/// A running replica-server.
+#[derive(Debug)]
+pub struct Handle {
+    address: SocketAddr,
+    shell: Rc<Shell>,
+    listening: tokio::task::JoinHandle<()>,
+}
+
+/// Starts on the current thread, which must be inside a `LocalSet`. Returns when the port is open; replicas go on
+/// being opened, `/readyz` says so.
+pub async fn start(config: Config, shutdown: Shutdown) -> anyhow::Result<Handle> {
+    let health = Health::starting();
+
+    let address = config.network.listen_address(config.app.ports).map_err(|why| anyhow!(why))?;
+    let listener = TcpListener::bind(address).await.with_context(|| format!("listen on {address}"))?;
+    let address = listener.local_addr().context("own address")?;
+    let me = config.network.node(address.port()).map_err(|why| anyhow!(why))?;
+    let incarnation = rand::random();
+
+    let (dirs, disks, completions) = open_disks(&config, &me).await?;
+    let found = find_replicas(&dirs, &disks).await?;
+
+    let core = NodeCore::new(me.clone(), incarnation, config.core_options(), clock::boot_ms());
+    let identity = Rc::new(Identity::new(me.clone(), incarnation, dirs.cluster_id().unwrap_or_default()));
+    let (peer_events, heard) = mpsc::unbounded_channel();
+    let pool = PeerPool::new(identity.clone(), PoolOptions::default(), move |event| drop(peer_events.send(event)));
+    let shell = Rc::new(Shell {
+        me: me.clone(),
+        cluster_name: config.cluster.cluster_name.clone(),
+        incarnation,
+        settings: settings(&config),
+        factory: new_factory(config.engine_kind(), config.engine_options()),
+        pool,
+        meta: MetaLink::new(config.metas.server_list.clone()),
+        lanes: Rc::new(FileLanes::default()),
+        shutdown: shutdown.clone(),
+        learning: Arc::new(Semaphore::new(config.replication.learn_app_max_concurrent_count as usize)),
+        reading: Arc::new(Semaphore::new(RANGED_READS)),
+        dirs,
+        state: RefCell::new(NodeState::new(core, disks)),
+        wake: Notify::new(),
+        started: Instant::now(),
+    });
+
+    // Before anything is heard from the network, the core knows what lies here.
+    shell.with(|state| state.opening = found.len());
+    shell.post_all(found.iter().map(|found| Event::Opening { gpid: found.replica.gpid }));
+    shell.with(|state| state.turn(&shell, clock::boot_ms()));
+
+    shutdown.spawn_local(driver::run(shell.clone()));
+    shutdown.spawn_local_until(log_completions(shell.clone(), completions));
+    shutdown.spawn_local_until(hear_of_peers(shell.clone(), heard));
+    let loading = health.clone();
+    shutdown.spawn_local_until({
+        let shell = shell.clone();
+        async move {
+            load::all(shell, found).await;
+            loading.ready("start");
+        }
+    });
+    let interval = config.liveness.fd_beacon_interval_seconds.0;
+    shutdown.spawn_local_until(meta_link::beacons(shell.clone(), interval));
+    let interval = config.replication.config_sync_interval_ms.0;
+    shutdown.spawn_local_until(meta_link::reports(shell.clone(), interval));
+    let space_every = config.replication.disk_stat_interval_seconds.0;
+    shutdown.spawn_local_until(watch::run(shell.clone(), space_every, config.log_options().max_log_bytes));
+
+    let registry = registry::new(&config.cluster.cluster_name, "replica", me.as_str())?;
+    let router = http::routes(&shell, registry, health, &config.shown);
+    let token = CancellationToken::new();
+    let handlers = Handlers {
+        client: Some(WireServer::new(
+            me.as_str(),
+            WireLimits::default(),
+            Rc::new(ClientApi(shell.clone())),
+        )),
+        http: listener::handler(move |stream, _| {
+            pegasus_telemetry::http::serve_connection(stream, router.clone())
+        }),
+        peer: Some(peer_handler(&shell, identity, token.clone())),
+    };
+    let listening = tokio::task::spawn_local(listener::serve(
+        listener,
+        handlers,
+        listener::Limits::default(),
+        token.clone(),
+    ));
+    tokio::task::spawn_local({
+        let shutdown = shutdown.clone();
+        async move {
+            shutdown.triggered().await;
+            token.cancel();
+        }
+    });
+    tracing::info!(node = %me, durability = ?config.replication.durability, engine = config.engine_kind().name(), "listening");
+    Ok(Handle { address, shell, listening })
+}
+
+impl Handle {
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Ends after shutdown was triggered, within a bound.
+    pub async fn wait(self) -> anyhow::Result<()> {
+        let Self { shell, listening, .. } = self;
+        listening.await.context("the listener's task")?;
+        if !shell.shutdown.wait_for_tasks(STOP_WITHIN).await {
+            tracing::warn!("some tasks did not end in time");
+        }
+        shell.pool.close();
+        flush_engines(&shell).await;
+        tracing::info!("stopped");
+        Ok(())
+    }
+}
+
+/// So that the next start has little to replay. What is not flushed in time is in the log.
+async fn flush_engines(shell: &Rc<Shell>) {
+    let engines: Vec<_> = shell.with(|state| {
+        state.outboxes.clear();
+        state.copying.clear();
+        state.replicas.drain().map(|(gpid, replica)| (gpid, replica.engine)).collect()
+    });
+    let work = move || {
+        for (gpid, engine) in engines {
+            if let Err(error) = engine.flush(true) {
+                tracing::warn!(%gpid, %error, "flush at shutdown");
+            }
+        }
+    };
+    if tokio::time::timeout(FLUSH_WITHIN, tokio::task::spawn_blocking(work)).await.is_err() {
+        tracing::info!("engines are not flushed completely; the log has the rest");
+    }
+}
+
+fn settings(config: &Config) -> Settings {
+    Settings {
+        max_write_bytes: usize::try_from(config.replication.max_allowed_write_size.0).unwrap_or(usize::MAX),
+        read_limits: config.read_limits(),
+        reject_when_full: config.replication.reject_write_when_disk_insufficient,
+        recent: config.core_options().recent,
+        page_cache: config.replication.durability == pegasus_config::common::Durability::PageCache,
+    }
+}
+
+type Completions = mpsc::UnboundedReceiver<(usize, Vec<Completion>)>;
+
+/// Data directories, and the log of each that can be used.
+async fn open_disks(config: &Config, me: &pegasus_types::Node) -> anyhow::Result<(Arc<DataDirs>, Vec<Disk>, Completions)> {
+    let specs: Vec<DirSpec> = config.data_dirs().into_iter().map(|(tag, path)| DirSpec { tag, path }).collect();
+    let least = u64::try_from(config.replication.disk_min_available_space_ratio).unwrap_or(0);
+    let (node, options) = (me.clone(), config.log_options());
+    let ignore_broken = config.replication.ignore_broken_disk;
+    // Bounded by what the logs take: `log_size` of appends.
+    let (done, completions) = mpsc::unbounded_channel();
+    let opening = tokio::task::spawn_blocking(move || {
+        let dirs = DataDirs::open(&specs, &node, least).context("data directories")?;
+        let mut disks = Vec::new();
+        for dir in dirs.iter() {
+            if let DiskState::Broken(why) = dir.state() {
+                anyhow::ensure!(ignore_broken, "{}: {why}", dir.path().display());
+                tracing::error!(disk = dir.tag(), why, "going on without this disk");
+                continue;
+            }
+            let (index, done) = (disks.len(), done.clone());
+            let on_done = move |completions| drop(done.send((index, completions)));
+            let begun = Instant::now();
+            match MutationLog::open(&dir.log_dir(), options.clone(), Box::new(on_done)) {
+                Ok((log, summary)) => {
+                    let ms = begun.elapsed().as_millis() as u64;
+                    tracing::info!(disk = dir.tag(), ?summary, ms, "mutation log opened");
+                    let mut disk = Disk::new(dir.tag().to_owned(), dir.path().to_owned(), log);
+                    disk.rebooted = dir.rebooted();
+                    disks.push(disk);
+                }
+                Err(error) if ignore_broken => dir.mark_broken(&format!("mutation log: {error}")),
+                Err(error) => return Err(error).context(format!("mutation log of disk {}", dir.tag())),
+            }
+        }
+        anyhow::ensure!(!disks.is_empty(), "no data directory can be used");
+        Ok((Arc::new(dirs), disks))
+    });
+    let (dirs, disks) = opening.await.context("opening the disks")??;
+    Ok((dirs, disks, completions))
+}
+
+async fn find_replicas(dirs: &Arc<DataDirs>, disks: &[Disk]) -> anyhow::Result<Vec<Found>> {
+    let tags: Vec<String> = disks.iter().map(|disk| disk.tag.clone()).collect();
+    let dirs = dirs.clone();
+    let looking = tokio::task::spawn_blocking(move || -> anyhow::Result<Vec<Found>> {
+        let mut found: Vec<Found> = Vec::new();
+        for (disk, tag) in tags.iter().enumerate() {
+            let Some(dir) = dirs.get(tag) else { continue };
+            for replica in dir.replicas().with_context(|| format!("replicas of disk {tag}"))? {
+                // A crash while moving between disks; nothing moves yet, so this is an operator's copy.
+                if found.iter().any(|other| other.replica.gpid == replica.gpid) {
+                    tracing::error!(gpid = %replica.gpid, disk = tag, "a second directory of a replica is left alone");
+                    continue;
+                }
+                found.push(Found { disk, replica });
+            }
+        }
+        Ok(found)
+    });
+    looking.await.context("looking for replicas")?
+}
+
+/// Carries the ends of appends from the logs' threads to the loop.
+async fn log_completions(shell: Rc<Shell>, mut completions: Completions) {
+    let mut finished = Finished::default();
+    while let Some(first) = completions.recv().await {
+        shell.with(|state| {
+            let mut next = Some(first);
+            while let Some((index, batch)) = next {
+                for completion in batch {
+                    state.disks[index].complete(completion, &mut finished);
+                }
+                state.logged(index, &mut finished);
+                next = completions.try_recv().ok();
+            }
+        });
+        shell.wake.notify_one();
+    }
+}
+
+impl NodeState {
+    /// Tells the core what is durable, and keeps where it lies.
+    fn logged(&mut self, disk: usize, finished: &mut Finished) {
+        let mut told: Option<Event> = None;
+        for (gpid, ballot, decree, location) in finished.logged.drain(..) {
+            if let Some(replica) = self.replicas.get_mut(&gpid) {
+                replica.locations.set(decree, location);
+            }
+            match &mut told {
+                Some(Event::Logged { gpid: g, ballot: b, upto }) if (*g, *b) == (gpid, ballot) => {
+                    *upto = (*upto).max(decree);
+                }
+                _ => {
+                    self.events.extend(told.take());
+                    told = Some(Event::Logged { gpid, ballot, upto: decree });
+                }
+            }
+        }
+        self.events.extend(told);
+        for (gpid, why) in finished.failed.drain(..) {
+            tracing::error!(%gpid, why, "log");
+            self.events.push_back(Event::Failed { gpid, fault: pegasus_pacifica::Fault::Log, why });
+        }
+        if let Some(why) = finished.broken.take() {
+            self.disk_broken(disk, &why);
+        }
+    }
+}
+
+async fn hear_of_peers(shell: Rc<Shell>, mut events: mpsc::UnboundedReceiver<PeerEvent>) {
+    while let Some(event) = events.recv().await {
+        match event {
+            PeerEvent::ResetAndRefused { node, incarnation } => {
+                tracing::warn!(%node, incarnation, "peer is gone: its connection broke and the next was refused");
+                shell.post(Event::PeerReset { node });
+            }
+            PeerEvent::Connected { node, class, .. } => tracing::debug!(%node, ?class, "peer connected"),
+        }
+    }
+}
+
+fn peer_handler(shell: &Rc<Shell>, me: Rc<Identity>, token: CancellationToken) -> listener::Handler {
+    let shell = shell.clone();
+    listener::handler(move |stream, from| {
+        let (shell, me, token) = (shell.clone(), me.clone(), token.clone());
+        async move {
+            let hello = |remote: &pegasus_rpc::peer::Remote| {
+                shell.pool.heard_from(&remote.node);
+                PeerApi { shell: shell.clone(), from: remote.node.clone() }
+            };
+            if let Err(error) = serve_replica_peer(stream, &me, hello, &token).await {
+                tracing::debug!(%from, %error, "peer connection ended");
+            }
+        }
+    })
+}

@@ -1,0 +1,192 @@
+//! HTTP on the node's port. Handlers run on the same thread but must be `Send`, so they ask the loop through a
+//! channel.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use pegasus_telemetry::http::{Base, json_text, router};
+use pegasus_telemetry::prometheus::Registry;
+use pegasus_telemetry::{Health, registry};
+use serde_json::json;
+use tokio::sync::{mpsc, oneshot};
+
+use super::peer_api;
+use crate::metrics::Text;
+use crate::node::Shell;
+
+/// Questions that may wait for the loop.
+const MAX_QUESTIONS: usize = 64;
+
+/// What a handler wants to know.
+#[derive(Debug)]
+enum Question {
+    Metrics(oneshot::Sender<String>),
+    Replicas(oneshot::Sender<serde_json::Value>),
+}
+
+type Asker = mpsc::Sender<Question>;
+
+/// The router of this role. Questions are answered by a task until shutdown.
+pub fn routes(shell: &Rc<Shell>, registry: Registry, health: Health, shown: &serde_json::Value) -> Router {
+    let (asker, mut questions) = mpsc::channel(MAX_QUESTIONS);
+    let answering = shell.clone();
+    shell.shutdown.spawn_local_until(async move {
+        while let Some(question) = questions.recv().await {
+            // Who has gone needs no answer.
+            match question {
+                Question::Metrics(answer) => drop(answer.send(metrics_text(&answering))),
+                Question::Replicas(answer) => drop(answer.send(replicas_json(&answering))),
+            }
+        }
+    });
+    let base = Base::new("replica", registry.clone(), health, shown)
+        .describe("/replica/list", "replicas of this node");
+    let registry = Arc::new(registry);
+    let for_metrics = asker.clone();
+    Router::new()
+        .route("/metrics", get(move || metrics(for_metrics.clone(), registry.clone())))
+        .route("/replica/list", get(move || replicas(asker.clone())))
+        .fallback_service(router(base))
+}
+
+async fn ask<T>(asker: &Asker, question: impl FnOnce(oneshot::Sender<T>) -> Question) -> Option<T> {
+    let (answer, answered) = oneshot::channel();
+    asker.send(question(answer)).await.ok()?;
+    answered.await.ok()
+}
+
+async fn metrics(asker: Asker, registry: Arc<Registry>) -> Response {
+    let Some(own) = ask(&asker, Question::Metrics).await else {
+        return StatusCode::SERVICE_UNAVAILABLE.into_response();
+    };
+    match registry::encode(&registry) {
+        Ok(text) => ([(header::CONTENT_TYPE, registry::CONTENT_TYPE)], text + &own).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+async fn replicas(asker: Asker) -> Response {
+    match ask(&asker, Question::Replicas).await {
+        Some(value) => json_text(StatusCode::OK, &value),
+        None => StatusCode::SERVICE_UNAVAILABLE.into_response(),
+    }
+}
+
+fn replicas_json(shell: &Rc<Shell>) -> serde_json::Value {
+    let stats = peer_api::stats(shell);
+    let replicas = stats.replicas.iter().map(|replica| {
+        json!({
+            "gpid": replica.report.gpid.to_string(),
+            "status": format!("{:?}", replica.report.status),
+            "ballot": replica.report.ballot.0,
+            "committed": replica.report.committed.0,
+            "prepared": replica.report.prepared.0,
+            "durable": replica.report.durable.0,
+            "disk": replica.report.disk_tag,
+            "disk_bytes": replica.disk_bytes,
+            "estimated_rows": replica.estimated_rows,
+        })
+    });
+    json!({"node": stats.node.as_str(), "replicas": replicas.collect::<Vec<_>>()})
+}
+
+fn metrics_text(shell: &Rc<Shell>) -> String {
+    let cluster = if shell.cluster_name.is_empty() { "unknown" } else { &shell.cluster_name };
+    let mut out = Text::new(vec![
+        ("cluster", cluster.to_owned()),
+        ("role", "replica".to_owned()),
+        ("instance", shell.me.to_string()),
+    ]);
+    shell.with(|state| {
+        state.metrics.render(&mut out, |app| state.apps.get(&app).map(|app| app.name.clone()));
+        out.family("pegasus_replica_replicas", "gauge", "Replicas by state.");
+        let mut by_status = std::collections::BTreeMap::new();
+        for report in state.core.reports() {
+            *by_status.entry(format!("{:?}", report.status).to_lowercase()).or_insert(0_u64) += 1;
+        }
+        for (status, n) in by_status {
+            out.sample("pegasus_replica_replicas", &[("status", &status)], n);
+        }
+        out.gauge("pegasus_replica_opening", "Replicas that are still being opened.", state.opening);
+        out.gauge("pegasus_replica_parked_reads", "Reads that wait for the lease.", state.parked.len());
+        out.gauge("pegasus_replica_learning", "Copies under way.", state.copying.len());
+        out.gauge("pegasus_replica_teaching", "Learners that copy from here.", state.teaching.len());
+        let queued: usize = state.replicas.values().map(|r| r.queue.len()).sum();
+        out.gauge("pegasus_replica_queued_writes", "Writes that wait for their turn.", queued);
+        let in_flight: usize = state.replicas.values().map(|r| r.inflight.len()).sum();
+        out.gauge("pegasus_replica_mutations_in_flight", "Proposed, not yet applied.", in_flight);
+        disks(&mut out, state);
+        peers(&mut out, state);
+    });
+    engine(&mut out, shell);
+    out.finish()
+}
+
+fn disks(out: &mut Text, state: &crate::node::NodeState) {
+    type Value = fn(&crate::disk::Disk, &pegasus_mutation_log::LogStats) -> u64;
+    let families: [(&str, &str, &str, Value); 11] = [
+        ("disk_capacity_bytes", "gauge", "Size of the disk.", |d, _| d.capacity_bytes),
+        ("disk_available_bytes", "gauge", "Free space of the disk.", |d, _| d.available_bytes),
+        ("disk_broken", "gauge", "1 = not used until restart.", |d, _| u64::from(d.broken.is_some())),
+        ("disk_full", "gauge", "1 = too little space.", |d, _| u64::from(d.full)),
+        ("log_bytes", "gauge", "Size of the mutation log.", |_, l| l.bytes),
+        ("log_segments", "gauge", "Segments of the mutation log.", |_, l| l.segments as u64),
+        ("log_queued_bytes", "gauge", "Bodies that wait for the log's writer.", |_, l| l.queued_bytes as u64),
+        ("log_writes_total", "counter", "Writes to the mutation log.", |_, l| l.batches_written),
+        ("log_written_bytes_total", "counter", "Bytes written to the mutation log.", |_, l| l.bytes_written),
+        ("log_syncs_total", "counter", "fdatasyncs of the mutation log.", |_, l| l.syncs),
+        ("log_failed_total", "counter", "Appends that failed.", |_, l| l.failed),
+    ];
+    let stats: Vec<_> = state.disks.iter().map(|disk| (disk, disk.log.stats())).collect();
+    for (name, kind, help, value) in families {
+        let name = format!("pegasus_replica_{name}");
+        out.family(&name, kind, help);
+        for (disk, log) in &stats {
+            out.sample(&name, &[("disk", &disk.tag)], value(disk, log));
+        }
+    }
+}
+
+fn peers(out: &mut Text, state: &crate::node::NodeState) {
+    type Value = fn(&pegasus_rpc::peer::OutboxStats) -> u64;
+    let families: [(&str, &str, &str, Value); 5] = [
+        ("peer_calls_total", "counter", "Batches sent to a peer.", |s| s.calls),
+        ("peer_messages_total", "counter", "Messages that a peer confirmed.", |s| s.delivered),
+        ("peer_lost_messages_total", "counter", "Messages whose call failed.", |s| s.failed),
+        ("peer_refused_messages_total", "counter", "Messages dropped because the queue was full.", |s| s.refused),
+        ("peer_queued_bytes", "gauge", "Bytes that wait for a peer.", |s| s.queued_bytes as u64),
+    ];
+    let stats: std::collections::BTreeMap<_, _> =
+        state.outboxes.iter().map(|(node, outbox)| (node.as_str(), outbox.stats())).collect();
+    for (name, kind, help, value) in families {
+        let name = format!("pegasus_replica_{name}");
+        out.family(&name, kind, help);
+        for (node, stats) in &stats {
+            out.sample(&name, &[("peer", node)], value(stats));
+        }
+    }
+}
+
+fn engine(out: &mut Text, shell: &Shell) {
+    let stats = shell.factory.stats();
+    for (name, help, value) in [
+        ("cache_used_bytes", "Block cache in use.", stats.cache_used_bytes),
+        ("cache_capacity_bytes", "Block cache at most.", stats.cache_capacity_bytes),
+        ("memtable_bytes", "All memtables.", stats.memtable_bytes),
+        ("engine_queued_tasks", "Flushes and compactions that wait.", stats.queued_tasks as u64),
+    ] {
+        out.gauge(&format!("pegasus_replica_{name}"), help, value);
+    }
+    for (name, help, value) in [
+        ("flushes", "Memtables flushed.", stats.flushes),
+        ("flushed_bytes", "Bytes flushed.", stats.flushed_bytes),
+        ("compactions", "Compactions done.", stats.compactions),
+        ("engine_failures", "Background work that failed and is tried again.", stats.failures),
+    ] {
+        out.counter(&format!("pegasus_replica_{name}_total"), help, value);
+    }
+}
