@@ -32,7 +32,7 @@ use super::transport::ServerWire;
 /// keep less than this in flight, so only a broken or strange one meets it.
 pub const MAX_WAITING: usize = 1024;
 /// At shutdown, running handlers get this long to bring their answers onto the wire.
-pub const DRAIN: Duration = Duration::from_millis(50);
+pub const DRAIN: Duration = Duration::from_millis(200);
 
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
