@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use bytes::{BufMut, Bytes};
-use pegasus_types::{ErrorCode, Gpid, Node, PartitionConfig};
+use pegasus_types::{AppInfo, AppStatus, Ballot, Decree, ErrorCode, Gpid, Node, PartitionConfig};
 
 use super::thrift::{DecodeError, ErrorName, Reader, Value, WireGpid, Writer, ty, wire_struct};
 
@@ -214,6 +214,21 @@ impl PartitionConfiguration {
     pub fn gpid(&self) -> Gpid {
         self.pid.0
     }
+
+    /// With nodes named by their addresses.
+    pub fn to_config(&self) -> PartitionConfig {
+        let nodes = |addresses: &[Address]| addresses.iter().filter_map(|address| address.node()).collect();
+        PartitionConfig {
+            gpid: self.gpid(),
+            ballot: Ballot(self.ballot),
+            max_replica_count: self.max_replica_count,
+            primary: self.primary.node(),
+            secondaries: nodes(&self.secondaries),
+            last_drops: nodes(&self.last_drops),
+            last_committed: Decree(self.last_committed_decree),
+            partition_flags: self.partition_flags,
+        }
+    }
 }
 
 impl QueryConfigResponse {
@@ -231,8 +246,8 @@ impl QueryConfigResponse {
     }
 }
 
-impl From<&pegasus_types::AppInfo> for AppInfoMessage {
-    fn from(app: &pegasus_types::AppInfo) -> Self {
+impl From<&AppInfo> for AppInfoMessage {
+    fn from(app: &AppInfo) -> Self {
         Self {
             status: app.status as i32,
             app_type: app.app_type.clone(),
@@ -249,6 +264,23 @@ impl From<&pegasus_types::AppInfo> for AppInfoMessage {
             init_partition_count: -1,
             is_bulk_loading: false,
             atomic_idempotent: false,
+        }
+    }
+}
+
+impl From<AppInfoMessage> for AppInfo {
+    fn from(app: AppInfoMessage) -> Self {
+        Self {
+            app_id: app.app_id,
+            name: app.app_name,
+            app_type: app.app_type,
+            status: AppStatus::from_wire(app.status).unwrap_or_default(),
+            partition_count: app.partition_count,
+            max_replica_count: app.max_replica_count,
+            envs: app.envs,
+            create_second: app.create_second,
+            drop_second: app.drop_second,
+            expire_second: app.expire_second,
         }
     }
 }

@@ -1,0 +1,201 @@
+//! The group of meta-servers: finds the leader and asks it.
+
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use pegasus_rpc::wire::meta::QueryConfigResponse;
+use pegasus_rpc::wire::{AdminRequest, AdminResponse, CallError, Request, RequestHead, Response};
+use pegasus_types::{ErrorCode, Node};
+
+use crate::deadline::Attempts;
+use crate::error::{Error, Result};
+use crate::pool::Pool;
+use crate::retry::{Failure, Verdict, judge};
+
+#[derive(Debug)]
+pub struct Metas {
+    nodes: Vec<Node>,
+    pool: Arc<Pool>,
+    /// Who answered last, or whom the others named.
+    leader: Mutex<Option<SocketAddr>>,
+}
+
+/// What one meta-server said.
+enum Said {
+    /// It leads, this is its answer.
+    Answer(Response),
+    /// Another one leads.
+    Forward(Option<SocketAddr>),
+    /// It leads but is not ready.
+    NotReady,
+}
+
+impl Metas {
+    /// `addresses`: `host:port`, separated by commas.
+    pub fn new(addresses: &str, pool: Arc<Pool>) -> Result<Self> {
+        let parse =
+            |address: &str| address.parse::<Node>().map_err(|error| Error::Invalid(error.to_string()));
+        let nodes: Vec<_> = addresses.split(',').map(parse).collect::<Result<_>>()?;
+        Ok(Self { nodes, pool, leader: Mutex::default() })
+    }
+
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    /// Where `table` lives.
+    pub async fn query_config(&self, table: &str, within: Duration) -> Result<QueryConfigResponse> {
+        let request = pegasus_rpc::wire::meta::QueryConfigRequest {
+            app_name: table.to_owned(),
+            partition_indices: Vec::new(),
+        };
+        match self.ask(&Request::QueryConfig(request), true, within).await? {
+            Response::QueryConfig(config) => match config.err.0 {
+                ErrorCode::Ok => Ok(config),
+                ErrorCode::ObjectNotFound => Err(Error::NoTable(table.to_owned())),
+                code => Err(Error::Meta { code, hint: String::new() }),
+            },
+            other => Err(Error::Nonsense(format!("{other:?}"))),
+        }
+    }
+
+    /// `repeatable` = asking twice does the same as asking once.
+    pub async fn admin(
+        &self,
+        request: AdminRequest,
+        repeatable: bool,
+        within: Duration,
+    ) -> Result<AdminResponse> {
+        match self.ask(&Request::Admin(request), repeatable, within).await? {
+            Response::Admin(response) => match admin_error(&response) {
+                (ErrorCode::Ok, _) => Ok(response),
+                (code, hint) => Err(Error::Meta { code, hint: hint.to_owned() }),
+            },
+            other => Err(Error::Nonsense(format!("{other:?}"))),
+        }
+    }
+
+    async fn ask(&self, request: &Request, repeatable: bool, within: Duration) -> Result<Response> {
+        let mut attempts = Attempts::within(within);
+        let mut last = "no meta-server was asked".to_owned();
+        loop {
+            for address in self.candidates().await {
+                let Some(left) = attempts.left() else { return Err(Error::Timeout { last }) };
+                // One that does not answer must not use up the time for the others.
+                let left = if repeatable && self.nodes.len() > 1 { left.min(within / 3) } else { left };
+                match self.ask_one(address, request, left).await {
+                    Ok(Said::Answer(response)) => {
+                        self.set_leader(Some(address));
+                        return Ok(response);
+                    }
+                    Ok(Said::Forward(leader)) => {
+                        last = format!("{address} is not the leader");
+                        self.set_leader(leader);
+                        if leader.is_some() {
+                            break;
+                        }
+                    }
+                    Ok(Said::NotReady) => last = format!("{address} is not ready yet"),
+                    Err(failure) => {
+                        last = failure.to_string();
+                        self.forget_leader(address);
+                        match judge(&failure, repeatable) {
+                            Verdict::Again { .. } => {}
+                            Verdict::Unclear => return Err(Error::Unclear(last)),
+                            Verdict::Fail => return Err(final_error(failure)),
+                        }
+                    }
+                }
+            }
+            if !attempts.pause().await {
+                return Err(Error::Timeout { last });
+            }
+        }
+    }
+
+    async fn ask_one(
+        &self,
+        address: SocketAddr,
+        request: &Request,
+        within: Duration,
+    ) -> std::result::Result<Said, Failure> {
+        let connection = self.pool.get(address, within).await?;
+        let response = connection
+            .call(RequestHead::default(), request, within)
+            .await
+            .map_err(|error| Failure::Call { address: address.to_string(), error })?;
+        let (code, leader) = match &response {
+            Response::QueryConfig(config) => {
+                (config.err.0, config.partitions.first().and_then(|partition| partition.primary.0))
+            }
+            Response::Admin(admin) => (admin_error(admin).0, None),
+            _ => (ErrorCode::Ok, None),
+        };
+        Ok(match code {
+            ErrorCode::ForwardToOthers => Said::Forward(leader.map(SocketAddr::V4)),
+            ErrorCode::ServiceNotActive | ErrorCode::UnderRecovery => Said::NotReady,
+            _ => Said::Answer(response),
+        })
+    }
+
+    /// Whom to ask, in this order: the leader as far as known, then all.
+    async fn candidates(&self) -> Vec<SocketAddr> {
+        let mut addresses: Vec<_> =
+            self.leader.lock().unwrap_or_else(PoisonError::into_inner).into_iter().collect();
+        for node in &self.nodes {
+            if let Some(address) = resolve(node).await
+                && !addresses.contains(&address)
+            {
+                addresses.push(address);
+            }
+        }
+        addresses
+    }
+
+    fn set_leader(&self, leader: Option<SocketAddr>) {
+        *self.leader.lock().unwrap_or_else(PoisonError::into_inner) = leader;
+    }
+
+    fn forget_leader(&self, failed: SocketAddr) {
+        let mut leader = self.leader.lock().unwrap_or_else(PoisonError::into_inner);
+        if *leader == Some(failed) {
+            *leader = None;
+        }
+    }
+}
+
+/// The IPv4 address of a node.
+pub async fn resolve(node: &Node) -> Option<SocketAddr> {
+    if let Some((ip, port)) = node.ipv4() {
+        return Some(SocketAddrV4::new(ip, port).into());
+    }
+    if node.host() == "localhost" {
+        return Some(SocketAddrV4::new(Ipv4Addr::LOCALHOST, node.port()).into());
+    }
+    tokio::net::lookup_host(node.as_str()).await.ok()?.find(SocketAddr::is_ipv4)
+}
+
+/// A failure that is not worth repeating, as the caller sees it.
+pub fn final_error(failure: Failure) -> Error {
+    match failure {
+        Failure::Call { error: CallError::Refused(refusal), .. } => Error::Refused(refusal),
+        Failure::Call { address, error: CallError::Malformed(why) } => {
+            Error::Nonsense(format!("{address}: {why}"))
+        }
+        other => Error::Timeout { last: other.to_string() },
+    }
+}
+
+/// (error, what the server says about it)
+fn admin_error(response: &AdminResponse) -> (ErrorCode, &str) {
+    match response {
+        AdminResponse::CreateApp(r) => (r.err.0, ""),
+        AdminResponse::DropApp(r) => (r.err.0, ""),
+        AdminResponse::RecallApp(r) => (r.err.0, ""),
+        AdminResponse::ListApps(r) => (r.err.0, r.hint_message.as_deref().unwrap_or("")),
+        AdminResponse::ListNodes(r) => (r.err.0, ""),
+        AdminResponse::ClusterInfo(r) => (r.err.0, ""),
+        AdminResponse::UpdateAppEnv(r) => (r.err.0, &r.hint_message),
+    }
+}

@@ -1,0 +1,267 @@
+//! The client against a fake cluster on real sockets.
+
+mod fake;
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use fake::{Fake, Trick};
+use pegasus_types::ErrorCode;
+
+use crate::*;
+
+async fn open(fake: &Fake) -> Table {
+    Cluster::connect(&fake.metas).await.unwrap().table("t").await.unwrap()
+}
+
+fn bytes(text: &'static str) -> Bytes {
+    Bytes::from_static(text.as_bytes())
+}
+
+#[tokio::test]
+async fn every_operation() {
+    let fake = Fake::start(1, 1);
+    let table = open(&fake).await;
+    assert_eq!((table.app_id(), table.partition_count()), (fake::APP_ID, fake::PARTITIONS));
+
+    assert_eq!(table.get("h", "s").await, Ok(None));
+    table.set("h", "s", "v").await.unwrap();
+    assert_eq!(table.get("h", "s").await, Ok(Some(bytes("v"))));
+    table.set("", "only a sort key", "v").await.unwrap();
+    assert_eq!(table.exist("", "only a sort key").await, Ok(true));
+    assert_eq!(table.ttl("h", "s").await, Ok(TimeLeft::Forever));
+    table.set_with_ttl("h", "s", "v", Ttl::For(Duration::from_secs(100))).await.unwrap();
+    let TimeLeft::Seconds(left) = table.ttl("h", "s").await.unwrap() else { panic!("has a ttl") };
+    assert!((99..=100).contains(&left));
+    table.del("h", "s").await.unwrap();
+    assert_eq!(table.ttl("h", "s").await, Ok(TimeLeft::Missing));
+
+    let values = [("a", "1"), ("b", "2"), ("c", "3"), ("d", "4"), ("e", "5")];
+    table.multi_set("m", values, Ttl::Default).await.unwrap();
+    let got = table.multi_get("m", ["e", "a", "nothing", "b", "c", "d"]).await.unwrap();
+    let want =
+        [("e", "5"), ("a", "1"), ("b", "2"), ("c", "3"), ("d", "4")].map(|(k, v)| (bytes(k), bytes(v)));
+    assert_eq!(got, want, "in two requests, in order");
+    assert_eq!(table.sort_key_count("m").await, Ok(Some(5)));
+    assert_eq!(table.multi_del("m", ["a", "nothing"]).await, Ok(2));
+    assert_eq!(table.sort_key_count("m").await, Ok(Some(4)));
+    let got = table.batch_get(&[(b"m", b"a"), (b"m", b"b"), (b"", b"only a sort key")]).await;
+    assert_eq!(got, Ok(vec![None, Some(bytes("2")), Some(bytes("v"))]));
+
+    assert_eq!(table.incr("n", "n", 5, IncrTtl::Keep).await, Ok(5));
+    assert_eq!(table.incr("n", "n", -7, IncrTtl::Keep).await, Ok(-2));
+    table.set("n", "text", "x").await.unwrap();
+    assert_eq!(table.incr("n", "text", 1, IncrTtl::Keep).await, Err(Error::Storage(4)));
+
+    let outcome = |passed, value: Option<&'static str>| Ok(Checked { passed, value: value.map(bytes) });
+    let free = Check::not_exist("lock");
+    let lock = |owner| table.check_and_set("c", &free, ("lock", owner), Ttl::Default, true);
+    assert_eq!(lock("me").await, outcome(true, None));
+    assert_eq!(lock("you").await, outcome(false, Some("me")));
+    let mine = Check::equal("lock", "me");
+    let changes = [Change::del("lock"), Change::set("log", "released")];
+    assert_eq!(table.check_and_mutate("c", &mine, &changes, false).await, outcome(true, None));
+    assert_eq!(table.get("c", "lock").await, Ok(None));
+    assert_eq!(table.get("c", "log").await, Ok(Some(bytes("released"))));
+}
+
+#[tokio::test]
+async fn refused_before_anything_is_sent() {
+    let fake = Fake::start(1, 1);
+    let table = open(&fake).await;
+    let sent = fake.with(|world| world.data_requests);
+    let long = vec![0; 0xffff];
+    assert!(matches!(table.get(&long, "s").await, Err(Error::Invalid(_))));
+    assert!(matches!(table.multi_del("h", [] as [&str; 0]).await, Err(Error::Invalid(_))));
+    assert!(matches!(
+        table.check_and_mutate("h", &Check::exist("s"), &[], false).await,
+        Err(Error::Invalid(_))
+    ));
+    assert!(matches!(
+        table.hash_scan("", &Range::default(), &ScanOptions::default()),
+        Err(Error::Invalid(_))
+    ));
+    assert_eq!(fake.with(|world| world.data_requests), sent);
+    assert!(matches!(Cluster::new("nonsense", Options::default()), Err(Error::Invalid(_))));
+}
+
+#[tokio::test]
+async fn a_new_primary_is_found_at_once() {
+    let fake = Fake::start(1, 3);
+    let table = open(&fake).await;
+    table.set("h", "s", "1").await.unwrap();
+    fake.with(|world| world.kill(0));
+    let writer = tokio::spawn({
+        let table = table.clone();
+        async move { table.set("h", "s", "2").await.map(|()| Instant::now()) }
+    });
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    let moved = fake.with(|world| {
+        world.primary = 1;
+        Instant::now()
+    });
+    let done = writer.await.unwrap().unwrap();
+    let noticed = done.duration_since(moved);
+    assert!(noticed < Duration::from_millis(300), "{noticed:?}");
+    assert_eq!(table.get("h", "s").await, Ok(Some(bytes("2"))));
+    let queries = fake.with(|world| world.queries);
+    assert!(queries < 40, "{queries} questions to the meta");
+}
+
+#[tokio::test]
+async fn repeatable_writes_survive_everything() {
+    let fake = Fake::start(1, 2);
+    let table = open(&fake).await;
+    let codes =
+        [ErrorCode::InvalidState, ErrorCode::Busy, ErrorCode::CapacityExceeded, ErrorCode::NotEnoughMember];
+    fake.with(move |world| world.tricks = codes.map(Trick::Refuse).into());
+    table.set("h", "s", "1").await.unwrap();
+    fake.with(|world| world.tricks = [Trick::ExecuteAndDie].into());
+    let writer = tokio::spawn({
+        let table = table.clone();
+        async move { table.set("h", "s", "2").await }
+    });
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    fake.with(|world| world.primary = 1);
+    writer.await.unwrap().unwrap();
+    fake.with(|world| world.tricks = [Trick::Refuse(ErrorCode::InvalidData)].into());
+    let refused = table.set("h", "s", "3").await.unwrap_err();
+    assert_eq!(refused.code(), Some(ErrorCode::InvalidData));
+    assert_eq!(table.get("h", "s").await, Ok(Some(bytes("2"))));
+}
+
+#[tokio::test]
+async fn unclear_writes_are_never_repeated() {
+    let fake = Fake::start(1, 2);
+    let table = open(&fake).await.with_timeout(Duration::from_millis(300));
+    // A refusal is clear: it is tried again.
+    fake.with(|world| world.tricks = [Trick::Refuse(ErrorCode::InvalidState)].into());
+    assert_eq!(table.incr("n", "n", 1, IncrTtl::Keep).await, Ok(1));
+
+    fake.with(|world| world.tricks = [Trick::ExecuteSilently].into());
+    let silent = table.incr("n", "n", 1, IncrTtl::Keep).await;
+    assert!(matches!(silent, Err(Error::Unclear(_))), "{silent:?}");
+    assert_eq!(table.get("n", "n").await, Ok(Some(bytes("2"))), "executed once");
+
+    fake.with(|world| world.tricks = [Trick::ExecuteAndDie].into());
+    let check = Check::not_exist("lock");
+    let lost = table.check_and_set("c", &check, ("lock", "me"), Ttl::Default, false).await;
+    assert!(matches!(lost, Err(Error::Unclear(_))), "{lost:?}");
+    fake.with(|world| world.primary = 1);
+    assert_eq!(table.get("c", "lock").await, Ok(Some(bytes("me"))));
+
+    // The server that died refuses connections: nothing was sent, so another one is asked.
+    fake.with(|world| world.primary = 0);
+    let _ = table.get("n", "n").await;
+    let waiting = tokio::spawn({
+        let table = table.with_timeout(Duration::from_secs(5));
+        async move { table.incr("n", "n", 1, IncrTtl::Keep).await }
+    });
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    fake.with(|world| world.primary = 1);
+    assert_eq!(waiting.await.unwrap(), Ok(3));
+}
+
+#[tokio::test]
+async fn the_timeout_is_kept() {
+    let fake = Fake::start(1, 1);
+    let table = open(&fake).await.with_timeout(Duration::from_millis(200));
+    fake.with(|world| world.tricks = vec![Trick::ExecuteSilently; 100].into());
+    let began = Instant::now();
+    let error = table.get("h", "s").await.unwrap_err();
+    assert!(matches!(error, Error::Timeout { .. }), "{error}");
+    assert!(began.elapsed() < Duration::from_millis(400));
+}
+
+#[tokio::test]
+async fn the_leading_meta_is_found() {
+    let fake = Fake::start(3, 1);
+    let cluster = Cluster::connect(&fake.metas).await.unwrap();
+    for leader in [2, 0, 1] {
+        fake.with(move |world| world.leader = Some(leader));
+        cluster.table("t").await.unwrap();
+        assert_eq!(cluster.nodes().await, Ok(vec![]));
+        assert_eq!(cluster.info().await, Ok(vec![("cluster_name".to_owned(), "fake".to_owned())]));
+    }
+    assert_eq!(cluster.table("nothing").await.unwrap_err(), Error::NoTable("nothing".to_owned()));
+    assert_eq!(cluster.create_table("new", &CreateTable::default()).await, Ok(3));
+    let exists = cluster.create_table("t", &CreateTable::default()).await.unwrap_err();
+    assert_eq!(exists.code(), Some(ErrorCode::AppExist));
+
+    fake.with(|world| world.leader = None);
+    let waiting = tokio::spawn(async move { cluster.table("t").await.map(|table| table.app_id()) });
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    fake.with(|world| world.leader = Some(2));
+    assert_eq!(waiting.await.unwrap(), Ok(fake::APP_ID));
+}
+
+#[tokio::test]
+async fn without_a_meta_connecting_ends_in_time_and_says_why() {
+    let unused = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let options = Options { timeout: Duration::from_millis(200), ..Options::default() };
+    let cluster = Cluster::new(&unused.to_string(), options).unwrap();
+    let error = cluster.table("t").await.unwrap_err().to_string();
+    assert!(error.contains(&unused.to_string()), "{error}");
+}
+
+#[tokio::test]
+async fn scans_see_each_row_once_whatever_happens_to_them() {
+    let fake = Fake::start(1, 2);
+    let table = open(&fake).await;
+    for i in 0..100 {
+        table.set(format!("h{}", i % 7), format!("s{i:03}"), format!("v{i}")).await.unwrap();
+    }
+    let options = ScanOptions { batch_size: 3, ..ScanOptions::default() };
+    let mut scanner = table.full_scan(&options);
+    let mut seen = Vec::new();
+    while let Some(row) = scanner.next().await.unwrap() {
+        seen.push(row.sort_key);
+        match seen.len() {
+            10 => fake.with(|world| world.tricks = [Trick::ForgetScans].into()),
+            20 => fake.with(|world| world.tricks = [Trick::Refuse(ErrorCode::InvalidState)].into()),
+            // The next server knows no scans.
+            30 => fake.with(|world| {
+                world.tricks = [Trick::ForgetScans].into();
+                world.primary = 1;
+            }),
+            _ => {}
+        }
+    }
+    seen.sort();
+    let want: Vec<_> = (0..100).map(|i| Bytes::from(format!("s{i:03}"))).collect();
+    assert_eq!(seen, want);
+
+    let rows = table.hash_scan("h2", &Range::new("s010", "s050"), &options).unwrap().collect().await.unwrap();
+    let got: Vec<_> =
+        rows.iter().map(|row| (&row.hash_key[..], std::str::from_utf8(&row.sort_key).unwrap())).collect();
+    assert_eq!(got, ["s016", "s023", "s030", "s037", "s044"].map(|sort_key| (&b"h2"[..], sort_key)));
+
+    assert_eq!(table.full_scan(&options).count().await, Ok(100));
+    fake.with(|world| world.tricks = [Trick::ForgetScans; 5].into());
+    assert_eq!(table.full_scan(&options).count().await, Ok(100));
+    let mut counts = Vec::new();
+    for scanner in table.full_scans(&options) {
+        counts.push(scanner.count().await.unwrap());
+    }
+    assert_eq!((counts.len(), counts.iter().sum::<u64>()), (4, 100));
+
+    // A scanner that is dropped half-way tells the server.
+    let before = fake.with(|world| world.cleared_scans);
+    let mut scanner = table.full_scan(&options);
+    scanner.next().await.unwrap().unwrap();
+    drop(scanner);
+    table.get("h", "after it on the same connection").await.unwrap();
+    assert_eq!(fake.with(|world| world.cleared_scans), before + 1);
+}
+
+#[tokio::test]
+async fn many_callers_share_few_connections() {
+    let fake = Fake::start(1, 1);
+    let table = open(&fake).await;
+    let calls = (0..500).map(|i| {
+        let table = table.clone();
+        async move { table.set(format!("h{i}"), "s", "v").await }
+    });
+    futures::future::try_join_all(calls).await.unwrap();
+    assert_eq!(fake.with(|world| world.rows.len()), 500);
+}
