@@ -1,7 +1,7 @@
 //! The configuration of all roles: one file serves them all, so all of it is checked whichever role starts.
 
 use pegasus_config::common::{self, CollectorApp, Core, LogFiles, LogLevel, MetaApp, ReplicaApp};
-use pegasus_config::{Loaded, Mistake, Mistakes, SectionInfo, Sources};
+use pegasus_config::{Loaded, Mistake, Mistakes, SectionInfo, Setting, Sources};
 use pegasus_telemetry::logging::LogOptions;
 use tracing::level_filters::LevelFilter;
 
@@ -9,7 +9,8 @@ use crate::Role;
 
 /// Every declared section, in the order of the default file.
 pub fn sections() -> Vec<&'static SectionInfo> {
-    let roles = [pegasus_collector::SECTIONS];
+    let roles =
+        [pegasus_meta_server::SECTIONS, pegasus_replica_server::SECTIONS, pegasus_collector::SECTIONS];
     common::SECTIONS.iter().chain(roles.into_iter().flatten()).copied().collect()
 }
 
@@ -17,6 +18,8 @@ pub fn sections() -> Vec<&'static SectionInfo> {
 pub struct Settings {
     pub core: Core,
     pub logs: LogFiles,
+    pub meta: pegasus_meta_server::Config,
+    pub replica: pegasus_replica_server::Config,
     pub collector: pegasus_collector::Config,
     pub warnings: Vec<Mistake>,
     run: Vec<Role>,
@@ -30,10 +33,13 @@ impl Settings {
         let mut settings = Self {
             core: loaded.section(),
             logs: loaded.section(),
+            meta: pegasus_meta_server::Config::load(&mut loaded),
+            replica: pegasus_replica_server::Config::read(&mut loaded),
             collector: pegasus_collector::Config::read(&mut loaded),
             warnings: Vec::new(),
             run: roles_to_run(&mut loaded),
         };
+        settings.replica.shown = shown.clone();
         settings.collector.shown = shown;
         settings.check(&mut loaded);
         settings.warnings = loaded.finish()?;
@@ -42,6 +48,7 @@ impl Settings {
 
     /// The rules of what all roles share; each role has checked its own sections.
     fn check(&self, loaded: &mut Loaded) {
+        self.meta.check(loaded);
         self.core.check(loaded);
         loaded.section::<common::Network>().check(loaded);
         loaded.section::<common::MetaList>().check(loaded);
@@ -52,6 +59,18 @@ impl Settings {
     /// `[apps.*]` sections of the file that say `run = true`.
     pub fn roles_to_run(&self) -> Vec<Role> {
         self.run.clone()
+    }
+
+    /// What these settings give and no single key tells, for one line at the start.
+    pub fn failover_line(&self) -> String {
+        let (crashed_ms, silent_ms) = self.replica.core_options().fail_over_ms();
+        format!(
+            "fail-over: a crashed primary is replaced within {crashed_ms} ms, a silent one within {silent_ms} ms; a \
+             silent node counts as dead after {} s, its replicas are made anew elsewhere {} s later; durability = {}",
+            self.meta.liveness.fd_grace_seconds.to_text(),
+            self.meta.meta.replica_assign_delay_ms_for_dropouts.0.as_secs_f64(),
+            self.replica.replication.durability.to_text(),
+        )
     }
 
     /// Logs of a process with these roles.

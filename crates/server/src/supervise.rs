@@ -153,12 +153,24 @@ fn role_thread(start: Starter, shutdown: Shutdown, started: impl FnOnce(SocketAd
 
 /// A role with its configuration, ready to be moved to its thread.
 pub(crate) enum Starter {
+    Meta(Box<pegasus_meta_server::Config>),
+    Replica(Box<pegasus_replica_server::Config>),
     Collector(Box<pegasus_collector::Config>),
 }
 
 impl Starter {
     async fn run(self, shutdown: Shutdown, started: impl FnOnce(SocketAddr)) -> anyhow::Result<()> {
         match self {
+            Self::Meta(config) => {
+                let handle = pegasus_meta_server::start(*config, shutdown).await?;
+                started(handle.address());
+                handle.wait().await
+            }
+            Self::Replica(config) => {
+                let handle = pegasus_replica_server::start(*config, shutdown).await?;
+                started(handle.address());
+                handle.wait().await
+            }
             Self::Collector(config) => {
                 let handle = pegasus_collector::start(*config, shutdown).await?;
                 started(handle.address());
@@ -171,15 +183,10 @@ impl Starter {
 impl Settings {
     fn starter(&self, role: Role) -> Starter {
         match role {
-            Role::Meta | Role::Replica | Role::Collector => {
-                Starter::Collector(Box::new(self.collector.clone()))
-            }
+            Role::Meta => Starter::Meta(Box::new(self.meta.clone())),
+            Role::Replica => Starter::Replica(Box::new(self.replica.clone())),
+            Role::Collector => Starter::Collector(Box::new(self.collector.clone())),
         }
-    }
-
-    /// The effective times, which no single key tells.
-    fn failover_line(&self) -> String {
-        String::from("fail-over: ")
     }
 }
 
