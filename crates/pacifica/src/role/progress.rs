@@ -110,8 +110,7 @@ impl Progress {
     pub fn gap(&mut self, cx: &Shared, env: &mut Env<'_>, expected: Decree) {
         self.alive(env);
         if self.answered && expected <= self.sent && expected > Decree::ZERO {
-            self.sent = expected.prev();
-            self.pump(cx, env);
+            self.send_from(cx, env, expected.prev());
         }
     }
 
@@ -138,10 +137,17 @@ impl Progress {
         }
         self.sent_at = env.now;
         if self.answered {
-            self.sent = self.acked;
-            self.pump(cx, env);
+            self.send_from(cx, env, self.acked);
         }
         !self.answered
+    }
+
+    /// What is sent again is owed since it was sent first.
+    fn send_from(&mut self, cx: &Shared, env: &mut Env<'_>, sent: Decree) {
+        let moved_at = self.moved_at;
+        self.sent = sent;
+        self.pump(cx, env);
+        self.moved_at = moved_at;
     }
 
     pub fn resend_at(&self, env: &Env<'_>) -> Option<Millis> {

@@ -11,6 +11,8 @@ use crate::shared::{Env, Shared};
 /// A learner that copies is told of its session again after this time: the first call may be lost, the learner
 /// may have restarted.
 const LEARN_AGAIN_MS: u64 = 1_000;
+/// How often a learner that has joined is looked at: is it ready to be added?
+const READY_POLL_MS: u64 = 50;
 
 #[derive(Debug)]
 pub(crate) struct Pupil {
@@ -93,7 +95,9 @@ impl Pupil {
         } else if self.asked {
             self.progress.resend_at(env)
         } else {
-            self.progress.stalled_at(env.options.learner_silence_ms)
+            // It may have granted meanwhile, which nobody tells.
+            let poll = Some(env.now + READY_POLL_MS);
+            self.progress.stalled_at(env.options.learner_silence_ms).min(poll).or(poll)
         }
     }
 }
