@@ -67,7 +67,9 @@ impl<R> WriteQueue<R> {
     pub fn take_overdue(&mut self, now: Millis) -> Vec<Queued<R>> {
         let mut overdue = Vec::new();
         while self.waiting.front().is_some_and(|q| now.since(q.arrived) > BUSY_AFTER_MS) {
-            overdue.extend(self.pop(now));
+            let Some(queued) = self.waiting.pop_front() else { break };
+            self.bytes -= queued.bytes;
+            overdue.extend((now <= queued.deadline).then_some(queued));
         }
         overdue
     }
