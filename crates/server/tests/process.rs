@@ -1,6 +1,7 @@
 //! The binaries as processes: mistakes, signals, logs.
 #![allow(clippy::unwrap_used, reason = "a test: also its helpers may panic")]
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
@@ -39,18 +40,30 @@ impl Drop for Running {
 }
 
 impl Running {
-    /// Started, and where it listens.
+    /// Started, and where its only role listens.
     fn start(program: &str, args: &[&str]) -> (Self, String) {
+        let (running, mut addresses) = Self::start_roles(program, args, 1);
+        (running, addresses.pop_first().unwrap().1)
+    }
+
+    /// The server with all three roles, and where each listens.
+    fn start_all(args: &[&str]) -> (Self, BTreeMap<String, String>) {
+        Self::start_roles(SERVER, args, 3)
+    }
+
+    fn start_roles(program: &str, args: &[&str], roles: usize) -> (Self, BTreeMap<String, String>) {
         let mut child = Command::new(program).args(args).stderr(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let running = Self(child);
-        let address = lines
-            .by_ref()
-            .map(|line| line.unwrap())
-            .find_map(|line| line.split_once(" listens on ").map(|(_, address)| address.to_owned()))
-            .expect("it says where it listens");
+        let mut addresses = BTreeMap::new();
+        while addresses.len() < roles {
+            let line = lines.next().expect("it says where it listens").unwrap();
+            if let Some((role, address)) = line.split_once(" listens on ") {
+                addresses.insert(role.to_owned(), address.to_owned());
+            }
+        }
         std::thread::spawn(move || lines.for_each(drop)); // keeps the pipe open
-        (running, address)
+        (running, addresses)
     }
 
     fn signal(&self, signal: Signal) {
@@ -173,4 +186,72 @@ fn a_port_in_use_is_named_and_ends_the_process() {
     assert_eq!(output.status.code(), Some(1));
     let told = String::from_utf8(output.stderr).unwrap();
     assert!(told.contains(&format!("listen on {}", taken.local_addr().unwrap())), "{told}");
+}
+
+/// Repeats until `enough` says so of the answer.
+fn wait_for(address: &str, path: &str, enough: impl Fn(&str) -> bool) {
+    let begun = Instant::now();
+    loop {
+        let answer = get(address, path);
+        if enough(&answer) {
+            return;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(30), "{answer}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// The series that begins with `name` has `value`.
+fn has(metrics: &str, name: &str, value: &str) -> bool {
+    metrics.lines().any(|line| line.starts_with(name) && line.rsplit(' ').next() == Some(value))
+}
+
+#[test]
+fn all_roles_in_one_process_make_a_cluster_that_survives_its_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("config.ini");
+    std::fs::write(&file, run(SERVER, &["--print-default-config"]).stdout).unwrap();
+    // The meta-server's port must be known before; free now, and hardly taken by another test meanwhile.
+    let meta = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let sets = [
+        "cluster.name=one".to_owned(),
+        format!("app.dir={}", dir.path().display()),
+        "data.dirs=".to_owned(),
+        format!("meta.server.list={meta}"),
+        "network.primary_interface=lo".to_owned(),
+        format!("apps.meta.ports={}", meta.port()),
+        "apps.replica.ports=0".to_owned(),
+        "apps.collector.ports=0".to_owned(),
+        "meta_server.apps.temp.max_replica_count=1".to_owned(),
+        "meta_server.apps.temp.partition_count=2".to_owned(),
+        "replication.mutation_2pc_min_replica_count=1".to_owned(),
+        "pegasus.collector.available_detect_interval_seconds=0.2".to_owned(),
+        "pegasus.collector.app_stat_interval_seconds=0.2".to_owned(),
+    ];
+    let mut args = vec![file.to_str().unwrap(), "-app_list", "meta,replica,collector"];
+    args.extend(sets.iter().flat_map(|set| ["--set", set.as_str()]));
+
+    let mut replica_port = None;
+    for _ in 0..2 {
+        // A node is its address: the second life must have the first one's port.
+        let fixed = replica_port.map(|port: String| format!("apps.replica.ports={port}"));
+        let again = fixed.iter().flat_map(|set| ["--set", set.as_str()]);
+        let all: Vec<&str> = args.iter().copied().chain(again).collect();
+        let (mut process, addresses) = Running::start_all(&all);
+        replica_port = Some(addresses["replica"].rsplit(':').next().unwrap().to_owned());
+        let collector = &addresses["collector"];
+        wait_for(collector, "/metrics", |metrics| {
+            has(metrics, "probe_partition_up{partition=\"0\"", "1")
+                && has(metrics, "probe_partition_up{partition=\"1\"", "1")
+                && has(metrics, "table_fully_healthy{table=\"temp\"", "1")
+                && has(metrics, "alive_replica_servers{", "1")
+                && !has(metrics, "cluster_available{window=\"overall\"", "0")
+        });
+        wait_for(collector, "/readyz", |answer| answer.starts_with("HTTP/1.1 200"));
+        for role in ["meta", "replica"] {
+            assert!(get(&addresses[role], "/livez").starts_with("HTTP/1.1 200"));
+        }
+        process.signal(Signal::TERM);
+        assert_eq!(process.exit_code(Duration::from_secs(15)), 0);
+    }
 }
