@@ -24,7 +24,7 @@ Then start a role, as a rule one process each:
 Everything on one machine, without editing the file:
 
   pegasus_server config.ini -app_list meta,replica,collector \\
-      --set cluster.name=mine --set app.dir=/tmp/mine --set data.dirs= \\
+      --set cluster.name=mine --set app.dir=./mine --set data.dirs= \\
       --set meta.server.list=127.0.0.1:34601 --set network.primary_interface=lo
 
 A setting comes from the file, else the environment (PEGASUS__SECTION__KEY=value) wins over it, else --set wins

@@ -128,7 +128,7 @@ fn the_default_config_is_printed_and_checks_out_with_its_variables() {
             file.to_str().unwrap(),
             "--check-config",
             "--set=cluster.name=c",
-            "--set=app.dir=/tmp/x",
+            "--set=app.dir=./x",
             "--set=data.dirs=",
             "--set=meta.server.list=127.0.0.1:34601",
             "--set=network.primary_interface=lo",
