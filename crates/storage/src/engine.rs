@@ -4,9 +4,10 @@
 //! threads); one [`PartitionEngine`] per replica. `tests/conformance.rs` holds every engine to this text.
 
 use std::fmt;
+use std::fs;
 use std::io;
 use std::ops::Bound;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +19,7 @@ use crate::lsm_engine::LsmFactory;
 use crate::memory_engine::MemoryFactory;
 use crate::schema::Value;
 use crate::sled_engine::SledFactory;
+use crate::small_file::sync_dir;
 
 /// Longest key that an engine stores; `lsm-tree` counts them with 16 bits. RocksDB has no such limit, so
 /// `ops` refuses longer keys with InvalidArgument.
@@ -250,6 +252,37 @@ pub trait View: Send + fmt::Debug {
 
 pub type Row = (Bytes, Value);
 pub type RowIter<'a> = Box<dyn Iterator<Item = Result<Row, EngineError>> + Send + 'a>;
+
+/// An upper bound that leaves the engine's own keys out.
+pub(crate) fn below_reserved(hi: Bound<&[u8]>) -> Bound<Bytes> {
+    match hi {
+        Bound::Included(key) if key < &RESERVED_KEYS[..] => Bound::Included(Bytes::copy_from_slice(key)),
+        Bound::Excluded(key) if key < &RESERVED_KEYS[..] => Bound::Excluded(Bytes::copy_from_slice(key)),
+        _ => Bound::Excluded(Bytes::from_static(&RESERVED_KEYS)),
+    }
+}
+
+/// The directory of one kind of engine within a partition's: data of another kind is never overlooked.
+pub(crate) fn own_dir(dir: &Path, kind: EngineKind) -> Result<PathBuf, EngineError> {
+    for other in [EngineKind::Lsm, EngineKind::Sled] {
+        if other != kind && dir.join(other.name()).exists() {
+            return Err(EngineError::WrongEngine(format!(
+                "{} holds data of engine {}, not {}",
+                dir.display(),
+                other.name(),
+                kind.name()
+            )));
+        }
+    }
+    let own = dir.join(kind.name());
+    let create = || {
+        fs::create_dir_all(&own)?;
+        sync_dir(dir)?;
+        dir.parent().map_or(Ok(()), sync_dir)
+    };
+    create().map_err(|e| EngineError::io("create the engine's directory", e))?;
+    Ok(own)
+}
 
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {

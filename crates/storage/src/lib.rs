@@ -26,6 +26,7 @@ mod memory_engine;
 mod memtable;
 mod merge;
 pub mod ops;
+mod panics;
 pub mod replica_meta;
 pub mod rows;
 pub mod schema;

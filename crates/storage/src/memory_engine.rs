@@ -13,6 +13,7 @@ use crate::engine::{
     Pressure, RowIter, Sizes, View,
 };
 use crate::memtable::{self, Memtable, OpenView, Views};
+use crate::merge;
 use crate::schema::Value;
 
 #[derive(Debug)]
@@ -34,9 +35,7 @@ impl EngineFactory for MemoryFactory {
     /// Always an empty one.
     fn open(&self, _: &Path) -> Result<Arc<dyn PartitionEngine>, EngineError> {
         self.partitions.fetch_add(1, Ordering::Relaxed);
-        let mut engine = MemoryEngine::default();
-        engine.counted = Some(Arc::clone(&self.partitions));
-        Ok(Arc::new(engine))
+        Ok(Arc::new(MemoryEngine::counted_by(Some(Arc::clone(&self.partitions)))))
     }
 
     fn stats(&self) -> FactoryStats {
@@ -48,7 +47,7 @@ impl EngineFactory for MemoryFactory {
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct MemoryEngine {
     /// Held while a mutation is applied and while a view is opened.
     writer: Mutex<()>,
@@ -59,7 +58,24 @@ pub struct MemoryEngine {
     counted: Option<Arc<AtomicUsize>>,
 }
 
+impl Default for MemoryEngine {
+    fn default() -> Self {
+        Self::counted_by(None)
+    }
+}
+
 impl MemoryEngine {
+    fn counted_by(counted: Option<Arc<AtomicUsize>>) -> Self {
+        Self {
+            writer: Mutex::default(),
+            rows: Arc::default(),
+            views: Arc::default(),
+            applied: AtomicI64::default(),
+            newest_timestamp_us: AtomicU64::default(),
+            counted,
+        }
+    }
+
     fn writer(&self) -> MutexGuard<'_, ()> {
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -117,7 +133,7 @@ impl PartitionEngine for MemoryEngine {
     }
 
     fn get(&self, key: &[u8]) -> Result<Option<Value>, EngineError> {
-        decode(self.rows.get(key, Decree(i64::MAX)).flatten())
+        self.rows.get(key, Decree(i64::MAX)).flatten().map(merge::decode).transpose()
     }
 
     fn view(&self) -> Result<Box<dyn View>, EngineError> {
@@ -154,10 +170,6 @@ impl PartitionEngine for MemoryEngine {
     }
 }
 
-fn decode(stored: Option<Bytes>) -> Result<Option<Value>, EngineError> {
-    stored.map(|stored| Value::decode(stored).map_err(|e| EngineError::Corrupt(e.to_string()))).transpose()
-}
-
 #[derive(Debug)]
 struct MemoryView {
     rows: Arc<Memtable>,
@@ -170,14 +182,15 @@ impl View for MemoryView {
     }
 
     fn get(&self, key: &[u8]) -> Result<Option<Value>, EngineError> {
-        decode(self.rows.get(key, self.open.decree).flatten())
+        self.rows.get(key, self.open.decree).flatten().map(merge::decode).transpose()
     }
 
     fn range(&self, lo: Bound<&[u8]>, hi: Bound<&[u8]>, reverse: bool) -> RowIter<'_> {
         let (lo, hi) = (lo.map(Bytes::copy_from_slice), hi.map(Bytes::copy_from_slice));
         let rows = self.rows.range(lo, hi, reverse, self.open.decree);
         Box::new(rows.filter_map(|(key, change)| {
-            decode(change).transpose().map(|value| value.map(|value| (key, value)))
+            let stored = change?;
+            Some(merge::decode(stored).map(|value| (key, value)))
         }))
     }
 }

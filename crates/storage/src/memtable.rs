@@ -131,10 +131,6 @@ impl Memtable {
         self.read().len()
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.read().is_empty()
-    }
-
     /// Keys with what becomes of them, in order or against it, as of `at`.
     pub fn range(
         self: &Arc<Self>,
@@ -346,7 +342,7 @@ mod tests {
         table.apply(Decree(100), &body(&[("key", None)]), &views, false);
         assert_eq!((table.bytes(), table.len()), (3 + ROW_OVERHEAD, 1));
         table.apply(Decree(101), &body(&[("key", None)]), &views, true);
-        assert!(table.bytes() == 0 && table.is_empty());
+        assert_eq!((table.bytes(), table.len()), (0, 0));
     }
 
     #[test]
@@ -365,7 +361,7 @@ mod tests {
                     table.range(owned(lo), owned(hi), reverse, Decree(3000)).map(|(key, _)| key).collect();
                 let mut want: Vec<_> = keys
                     .iter()
-                    .filter(|key| std::ops::RangeBounds::contains(&(lo, hi), key.as_str()))
+                    .filter(|key| std::ops::RangeBounds::<str>::contains(&(lo, hi), key.as_str()))
                     .map(|key| Bytes::copy_from_slice(key.as_bytes()))
                     .collect();
                 if reverse {

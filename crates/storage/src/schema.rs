@@ -1,9 +1,11 @@
 //! How a row lies in an engine: Pegasus's value layouts (wire-protocol.md 5), so that data keeps its meaning.
 //!
 //! ```text
-//! v1 (written):  u32 expire_ts | u64 time tag | user data            big-endian
-//! v2 (read):     0x82 | u32 expire_ts | u64 time tag | user data
+//! v1:  u32 expire_ts | u64 time tag | user data            big-endian
 //! ```
+//!
+//! Pegasus's v0 (no time tag) and v2 (`82` in front) are not read: the bytes alone do not tell them from v1,
+//! whose expiry is whatever a client sent, and no table of ours has them.
 //!
 //! Keys are encoded keys ([`pegasus_types::hash::encode_key`]); keys that begin with `ff ff` are the engine's.
 
@@ -13,10 +15,6 @@ use pegasus_types::time::{PEGASUS_EPOCH_UNIX_S, is_expired};
 
 /// Bytes before the user data in layout v1.
 pub const HEADER_LEN: usize = 12;
-
-/// First byte of layout v2. No v1 value begins with the high bit before the year 2084.
-const V2_MARK: u8 = 0x82;
-const VERSIONED: u8 = 0x80;
 
 /// When and where a value was written: orders writes of one key between clusters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -52,7 +50,6 @@ pub fn header(expire_ts: u32, time_tag: TimeTag) -> [u8; HEADER_LEN] {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Value {
     stored: Bytes,
-    data_at: usize,
     expire_ts: u32,
     time_tag: TimeTag,
 }
@@ -66,16 +63,10 @@ pub struct MalformedValue {
 impl Value {
     pub fn decode(stored: Bytes) -> Result<Self, MalformedValue> {
         let malformed = MalformedValue { len: stored.len() };
-        let head_at = match stored.first() {
-            Some(&V2_MARK) => 1,
-            Some(first) if first & VERSIONED == 0 => 0,
-            _ => return Err(malformed),
-        };
-        let head: &[u8; HEADER_LEN] = stored.get(head_at..).and_then(<[u8]>::first_chunk).ok_or(malformed)?;
-        let (expire, tag) = head.split_first_chunk::<4>().expect("12 bytes");
-        let tag = tag.first_chunk::<8>().expect("12 bytes");
+        let (expire, rest) = stored.split_first_chunk::<4>().ok_or(malformed)?;
+        let tag = rest.first_chunk::<8>().ok_or(malformed)?;
         let (expire_ts, time_tag) = (u32::from_be_bytes(*expire), TimeTag(u64::from_be_bytes(*tag)));
-        Ok(Self { data_at: head_at + HEADER_LEN, stored, expire_ts, time_tag })
+        Ok(Self { stored, expire_ts, time_tag })
     }
 
     /// Seconds since the Pegasus epoch; 0 = never.
@@ -93,11 +84,11 @@ impl Value {
 
     /// What the user stored.
     pub fn data(&self) -> Bytes {
-        self.stored.slice(self.data_at..)
+        self.stored.slice(HEADER_LEN..)
     }
 
     pub fn data_len(&self) -> usize {
-        self.stored.len() - self.data_at
+        self.stored.len() - HEADER_LEN
     }
 
     /// The whole value as it is stored.
@@ -148,25 +139,17 @@ mod tests {
     }
 
     #[test]
-    fn values_decode_in_v1_and_v2() {
-        let plain = v1(7, 9, b"data");
-        let versioned: Bytes = [&[V2_MARK][..], &plain].concat().into();
-        for stored in [plain, versioned] {
+    fn values_decode() {
+        // An expiry with the high bit is what a client gets that sends a negative one.
+        for expire_ts in [0, 7, u32::MAX] {
+            let stored = v1(expire_ts, 9, b"data");
             let value = Value::decode(stored.clone()).unwrap();
-            assert_eq!(
-                (value.expire_ts(), value.time_tag(), &value.data()[..]),
-                (7, TimeTag(9), &b"data"[..])
-            );
-            assert_eq!((value.data_len(), value.stored()), (4, &stored));
-            assert!(value.is_expired(7) && !value.is_expired(6));
+            assert_eq!((value.expire_ts(), value.time_tag()), (expire_ts, TimeTag(9)));
+            assert_eq!((&value.data()[..], value.data_len(), value.stored()), (&b"data"[..], 4, &stored));
+            assert_eq!((value.is_expired(6), value.is_expired(7)), (false, expire_ts == 7));
         }
-        assert!(!Value::decode(v1(0, 0, b"")).unwrap().is_expired(u32::MAX));
-    }
-
-    #[test]
-    fn malformed_values_are_refused() {
-        for bad in [&b""[..], &[0; 11], &[V2_MARK; 12], &[0x83; 20], &[0xff; 20]] {
-            assert!(Value::decode(Bytes::copy_from_slice(bad)).is_err(), "{bad:?}");
+        for len in 0..HEADER_LEN {
+            assert_eq!(Value::decode(vec![0; len].into()), Err(MalformedValue { len }));
         }
     }
 

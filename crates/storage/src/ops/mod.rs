@@ -29,7 +29,7 @@ mod write;
 #[cfg(test)]
 mod model_tests;
 #[cfg(test)]
-mod test_support;
+pub(crate) mod test_support;
 
 use std::time::{Duration, Instant};
 

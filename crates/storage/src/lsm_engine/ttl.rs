@@ -1,0 +1,66 @@
+//! What compaction drops: rows that have long expired. Also how a compaction is told to stop.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use lsm_tree::compaction::filter::Context;
+use lsm_tree::compaction::{CompactionFilter, Factory, ItemAccessor, Verdict};
+
+use crate::engine::RESERVED_KEYS;
+use crate::schema::{Value, may_purge};
+
+/// Shared between a partition and the compactions of its tree.
+#[derive(Debug, Default)]
+pub struct Purge {
+    pub newest_committed_us: AtomicU64,
+    pub closed: AtomicBool,
+}
+
+pub struct PurgeFactory {
+    pub shared: Arc<Purge>,
+    pub purge_after: Duration,
+}
+
+struct PurgeFilter {
+    shared: Arc<Purge>,
+    purge_after_s: u64,
+    local_unix_s: u64,
+    newest_committed_us: u64,
+}
+
+/// The partition is being closed.
+pub fn stopped() -> lsm_tree::Error {
+    lsm_tree::Error::Io(std::io::Error::other("the partition is closing"))
+}
+
+impl Factory for PurgeFactory {
+    fn name(&self) -> &str {
+        "long expired rows"
+    }
+
+    fn make_filter(&self, _: &Context) -> Box<dyn CompactionFilter> {
+        Box::new(PurgeFilter {
+            shared: Arc::clone(&self.shared),
+            purge_after_s: self.purge_after.as_secs(),
+            local_unix_s: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+            newest_committed_us: self.shared.newest_committed_us.load(Ordering::Acquire),
+        })
+    }
+}
+
+impl CompactionFilter for PurgeFilter {
+    fn filter_item(&mut self, item: ItemAccessor<'_>, _: &Context) -> lsm_tree::Result<Verdict> {
+        if self.shared.closed.load(Ordering::Relaxed) {
+            return Err(stopped());
+        }
+        if item.key().starts_with(&RESERVED_KEYS) {
+            return Ok(Verdict::Keep);
+        }
+        // A value that cannot be decoded is for reads to complain about.
+        let Ok(value) = Value::decode(item.value()?.into()) else { return Ok(Verdict::Keep) };
+        let purge =
+            may_purge(value.expire_ts(), self.purge_after_s, self.local_unix_s, self.newest_committed_us);
+        Ok(if purge { Verdict::Remove } else { Verdict::Keep })
+    }
+}

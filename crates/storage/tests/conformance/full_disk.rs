@@ -1,0 +1,181 @@
+//! A disk that fills up: a small tmpfs of its own.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use bytes::Bytes;
+use pegasus_storage::{Contract, EngineKind, Health, PartitionEngine};
+use pegasus_types::{Decree, LogLocation};
+
+use crate::harness::*;
+
+const MIB: u64 = 1 << 20;
+const DISK: u64 = 64 * MIB;
+/// Space that is freed in the end.
+const FILLER: u64 = 32 * MIB;
+
+struct SmallDisk {
+    _root: tempfile::TempDir,
+    path: PathBuf,
+}
+
+impl SmallDisk {
+    fn mount() -> Self {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("disk");
+        fs::create_dir(&path).unwrap();
+        let mount = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={DISK}"), "pegasus-test"])
+            .arg(&path)
+            .output();
+        match mount {
+            Ok(out) if out.status.success() => Self { _root: root, path },
+            Ok(out) => panic!(
+                "this test needs a small disk of its own and cannot mount a tmpfs; run it as root (or in a container \
+                 with CAP_SYS_ADMIN): {}",
+                String::from_utf8_lossy(&out.stderr)
+            ),
+            Err(e) => panic!("this test needs the program `mount`: {e}"),
+        }
+    }
+
+    fn fill(&self, name: &str, bytes: u64) {
+        let mut file = File::create(self.path.join(name)).unwrap();
+        let block = vec![1; 64 << 10];
+        for _ in 0..bytes / block.len() as u64 {
+            file.write_all(&block).unwrap();
+        }
+    }
+
+    /// Leaves no room at all.
+    fn fill_up(&self) {
+        let mut file = File::options().append(true).create(true).open(self.path.join("filler")).unwrap();
+        while file.write_all(&[1; 4 << 10]).is_ok() {}
+    }
+
+    fn available(&self) -> u64 {
+        let stat = rustix::fs::statvfs(&self.path).unwrap();
+        stat.f_bavail * stat.f_frsize
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let unmounted = Command::new("umount").arg("--lazy").arg(&self.path).status();
+        if !std::thread::panicking() {
+            assert!(unmounted.unwrap().success());
+        }
+    }
+}
+
+/// 20 rows of 1 KiB of its own, so that space runs out.
+fn mutation(n: i64) -> Bytes {
+    let keys: Vec<String> = (0..20).map(|j| format!("key{n:08}.{j}")).collect();
+    let value = stored(0, format!("{n:01000}").as_bytes());
+    body(keys.iter().map(|key| (key.as_bytes(), Some(value.clone()))))
+}
+
+/// Writes until the disk is full, and fills up what failed work gives back; returns the last mutation that was taken.
+fn write_until_full(engine: &dyn PartitionEngine, disk: &SmallDisk) -> i64 {
+    let mut failed = 0;
+    for n in engine.applied_decree().0 + 1.. {
+        let done = engine.apply(Decree(n), 1, &mutation(n), LogLocation::default());
+        let full = match done {
+            Ok(()) => n % 50 == 0 && engine.flush(true).is_err_and(|e| e.is_full()),
+            Err(e) => {
+                assert!(e.is_full(), "{e}");
+                return engine.applied_decree().0;
+            }
+        };
+        if full {
+            disk.fill_up();
+            failed += 1;
+            if failed > 3 && engine.flush(true).is_err_and(|e| e.is_full()) {
+                return engine.applied_decree().0;
+            }
+        }
+        assert!(n < 10_000, "200 MB went into a disk of 64");
+    }
+    unreachable!()
+}
+
+fn expect(engine: &dyn PartitionEngine, upto: i64) {
+    for n in (1..=upto).step_by(7).chain([upto]) {
+        let key = format!("key{n:08}.{}", n % 20);
+        assert_eq!(data(engine, &key).unwrap(), format!("{n:01000}"), "{key}");
+    }
+}
+
+pub fn a_full_disk_loses_nothing(kind: EngineKind) {
+    let disk = SmallDisk::mount();
+    disk.fill("filler", FILLER);
+    let bench = Bench::at(kind, &disk.path.join("partition"));
+    let engine = bench.open();
+    let last = write_until_full(&*engine, &disk);
+    assert!(last > 100, "{last} mutations fitted");
+    let durable = engine.durable_decree();
+    if engine.contract() == Contract::Exact {
+        // It goes on reading, comes back when there is room, and opens meanwhile.
+        expect(&*engine, last);
+        assert_eq!(engine.health(), Health::Full);
+        drop(engine);
+        let engine = bench.open();
+        assert!(engine.applied_decree() >= durable);
+        expect(&*engine, engine.applied_decree().0);
+        replay(&*engine, last);
+        disk.fill_up();
+        assert!(engine.flush(true).is_err_and(|e| e.is_full()));
+        assert_eq!(engine.health(), Health::Full);
+        fs::remove_file(disk.path.join("filler")).unwrap();
+        assert_eq!(engine.flush(true).unwrap(), Decree(last));
+        assert_eq!((engine.health(), engine.durable_decree()), (Health::Ok, Decree(last)));
+        expect(&*engine, last);
+        engine.compact().unwrap();
+        expect(&*engine, last);
+    } else {
+        // sled needs room even to read, when its cache is full, and to open.
+        drop(engine);
+        fs::remove_file(disk.path.join("filler")).unwrap();
+        let engine = bench.open();
+        assert!(engine.applied_decree() >= durable);
+        replay(&*engine, last + 1);
+        engine.flush(true).unwrap();
+        expect(&*engine, last + 1);
+    }
+}
+
+fn replay(engine: &dyn PartitionEngine, upto: i64) {
+    for n in engine.applied_decree().0 + 1..=upto {
+        apply(engine, Decree(n), &mutation(n));
+    }
+}
+
+pub fn dropping_returns_the_space(kind: EngineKind) {
+    let disk = SmallDisk::mount();
+    let before = disk.available();
+    let bench = Bench::at(kind, &disk.path.join("partition"));
+    let engine = bench.open();
+    for n in 1..=400 {
+        apply(&*engine, Decree(n), &mutation(n));
+    }
+    engine.flush(true).unwrap();
+    // Files that were read stay open for the next reader.
+    expect(&*engine, 400);
+    let view = engine.view().unwrap();
+    assert_eq!(all(&*view).len(), 400 * 20);
+    assert!(disk.available() + 8 * MIB < before, "8 MB of rows");
+    assert!(engine.sizes().disk_bytes > 4 * MIB);
+    drop(view);
+    drop(engine);
+    remove(&bench.dir);
+    let left = before - disk.available();
+    assert!(left < 100 << 10, "{left} bytes are still held");
+}
+
+fn remove(dir: &Path) {
+    let garbage = dir.with_extension("gar");
+    fs::rename(dir, &garbage).unwrap();
+    fs::remove_dir_all(garbage).unwrap();
+}
