@@ -1,0 +1,9 @@
+//! A whole meta-server in this process, with replica-servers that only pretend to hold data.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod failures;
+mod http;
+mod metadata;
+mod tables;
+mod world;

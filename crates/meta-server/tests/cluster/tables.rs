@@ -1,0 +1,146 @@
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use pegasus_rpc::wire::meta::*;
+use pegasus_rpc::wire::{AdminRequest, AdminResponse};
+use pegasus_types::{ErrorCode, Gpid, Node};
+use tokio::time::{Instant, sleep};
+
+use crate::world::*;
+
+#[test]
+fn the_first_start_makes_the_default_table() {
+    local(async {
+        let mut world = World::start(0, TEMP).await;
+        until("temp is being created", async || {
+            (world.query("temp").await.err.0 == ErrorCode::BusyCreating).then_some(())
+        })
+        .await;
+        assert_eq!(world.query("other").await.err.0, ErrorCode::ObjectNotFound);
+        for _ in 0..3 {
+            let replica = Replica::start(&world.meta).await;
+            world.replicas.push(replica);
+            // The first nodes do not get everything.
+            sleep(Duration::from_millis(200)).await;
+        }
+        let seen = world.healthy("temp", 3).await;
+        assert_eq!((seen.err.0, seen.app_id, seen.partition_count), (ErrorCode::Ok, 1, 4));
+        assert!(seen.is_stateful);
+        let mut primaries: BTreeMap<Node, usize> = BTreeMap::new();
+        for (index, partition) in (0..).zip(&seen.partitions) {
+            assert_eq!(partition.gpid(), Gpid::new(1, index));
+            assert_eq!((partition.ballot, partition.secondaries.len()), (1, 2));
+            *primaries.entry(partition.primary.node().unwrap()).or_default() += 1;
+        }
+        assert_eq!(primaries.len(), 3, "{primaries:?}");
+        assert!(primaries.values().all(|n| *n <= 2), "{primaries:?}");
+
+        // Only some partitions, and indices out of range.
+        for (wanted, got) in [(vec![2, 9], vec![2]), (vec![9, -1], vec![0, 1, 2, 3])] {
+            let request = QueryConfigRequest { app_name: "temp".into(), partition_indices: wanted };
+            let response = world.query_for(request).await;
+            let indices: Vec<_> = response.partitions.iter().map(|p| p.gpid().index).collect();
+            assert_eq!(indices, got);
+        }
+
+        let cluster_id = world.overview().await.cluster_id;
+        assert!(world.replicas.iter().all(|r| *r.inner.cluster_id.borrow() == cluster_id));
+        world.stop().await.unwrap();
+
+        // The second start makes no second one.
+        let again = World::start_on(world.store.clone(), 0, TEMP).await;
+        let overview = again.overview().await;
+        assert_eq!((overview.cluster_id, overview.tables.len()), (cluster_id, 1));
+        assert_eq!(overview.nodes.len(), 3, "members are known from the configurations");
+        assert_eq!(again.query("temp").await.partitions, seen.partitions);
+    });
+}
+
+#[test]
+fn create_use_and_drop() {
+    local(async {
+        let world = World::start(4, "").await;
+        until("all nodes are there", async || (world.overview().await.nodes.len() == 4).then_some(())).await;
+        let begun = Instant::now();
+        assert_eq!(world.create("t", 8, 3).await, (ErrorCode::Ok, 1));
+        world.healthy("t", 3).await;
+        assert!(begun.elapsed() < Duration::from_secs(1), "took {:?}", begun.elapsed());
+        let loads: Vec<u32> =
+            world.overview().await.nodes.iter().map(|n| n.primaries + n.secondaries).collect();
+        assert_eq!(loads, [6, 6, 6, 6]);
+
+        for (name, partitions, replicas, want) in [
+            ("t", 8, 3, ErrorCode::AppExist),
+            ("x", 3, 3, ErrorCode::InvalidParameters),
+            ("x", 1, 3, ErrorCode::InvalidParameters),
+            ("x", 8, 9, ErrorCode::InvalidParameters),
+            ("", 8, 3, ErrorCode::InvalidParameters),
+        ] {
+            assert_eq!(world.create(name, partitions, replicas).await.0, want, "{name:?} {partitions}");
+        }
+        assert_eq!(world.drop_table("x", 0).await, ErrorCode::AppNotExist);
+
+        assert_eq!(world.drop_table("t", 1).await, ErrorCode::Ok);
+        assert_eq!(world.query("t").await.err.0, ErrorCode::ObjectNotFound);
+        until("everyone knows", async || {
+            let out = |r: &Replica| r.inner.configs.borrow().values().all(|(_, c)| c.member_count() == 0);
+            world.replicas.iter().all(out).then_some(())
+        })
+        .await;
+        assert_eq!(world.create("t", 2, 2).await, (ErrorCode::Ok, 2), "ids are never reused");
+        world.healthy("t", 2).await;
+
+        // Once nobody can recall it, its replicas are garbage; not before.
+        let first = &world.replicas[0];
+        let garbage = || first.inner.garbage.borrow().iter().filter(|gpid| gpid.app_id == 1).count();
+        assert_eq!(garbage(), 0);
+        until("the replicas of the dropped table are garbage", async || {
+            first.inner.clone().report().await;
+            (garbage() == 6).then_some(())
+        })
+        .await;
+        assert!(first.inner.held.borrow().keys().all(|gpid| gpid.app_id == 2));
+    });
+}
+
+#[test]
+fn what_tools_see() {
+    local(async {
+        let world = World::start(3, TEMP).await;
+        world.healthy("temp", 3).await;
+        let request = ListAppsRequest { status: 0, app_name_pattern: None, match_type: None };
+        let AdminResponse::ListApps(apps) = world.admin(AdminRequest::ListApps(request)).await else {
+            panic!()
+        };
+        assert_eq!((apps.err.0, apps.infos.len()), (ErrorCode::Ok, 1));
+        assert_eq!((apps.infos[0].app_name.as_str(), apps.infos[0].status), ("temp", 1));
+        assert_eq!((apps.infos[0].partition_count, apps.infos[0].max_replica_count), (4, 3));
+
+        let request = ListNodesRequest { status: 1 };
+        let AdminResponse::ListNodes(nodes) = world.admin(AdminRequest::ListNodes(request)).await else {
+            panic!()
+        };
+        let listed: Vec<_> = nodes.infos.iter().filter_map(|info| info.node.node()).collect();
+        let mut started: Vec<_> = world.replicas.iter().map(|r| r.node.clone()).collect();
+        started.sort();
+        assert_eq!(listed, started);
+
+        let request = AdminRequest::ClusterInfo(ClusterInfoRequest {});
+        let AdminResponse::ClusterInfo(info) = world.admin(request).await else { panic!() };
+        assert_eq!(info.keys[0], "meta_servers");
+        assert_eq!(info.values[0], world.meta.as_str());
+        let level = info.keys.iter().position(|key| key == "meta_function_level").unwrap();
+        assert_eq!(info.values[level], "steady");
+        assert_eq!(info.keys.len(), info.values.len());
+    });
+}
+
+#[test]
+fn no_tables_at_a_low_level() {
+    local(async {
+        let extra = format!("meta_function_level_on_start = freezed\n{TEMP}");
+        let world = World::start(3, &extra).await;
+        assert_eq!(world.create("t", 2, 3).await.0, ErrorCode::StateFreezed);
+        assert!(world.overview().await.tables.is_empty());
+    });
+}
