@@ -10,7 +10,7 @@ pub(crate) mod secondary;
 pub(crate) mod teach;
 
 use pegasus_types::meta::ReplicaStatus;
-use pegasus_types::{ErrorCode, Millis};
+use pegasus_types::{Ballot, ErrorCode, Millis};
 
 use crate::Effect;
 use crate::input::Input;
@@ -20,6 +20,9 @@ use inactive::Inactive;
 use learner::Learner;
 use primary::Primary;
 use secondary::Secondary;
+
+/// Of a new partition's first configuration: at it, members begin without a replica.
+const FIRST_BALLOT: Ballot = Ballot(1);
 
 /// Refuses a write that came to another role.
 fn not_primary(cx: &Shared, env: &mut Env<'_>, token: u64) {

@@ -7,6 +7,7 @@ use pegasus_types::message::Message;
 use pegasus_types::meta::Proposal;
 use pegasus_types::{Ballot, ChangeKind, Decree, ErrorCode, Millis, Mutation, Node};
 
+use super::FIRST_BALLOT;
 use super::progress::Progress;
 use super::teach::Pupil;
 use crate::Effect;
@@ -271,7 +272,10 @@ impl Primary {
             }
             Message::NotHere => {
                 if let Some(member) = self.members.iter_mut().find(|m| m.node == *from) {
-                    member.give_up(env);
+                    // While a table is being created its members open one after another.
+                    if member.answered || cx.ballot() > FIRST_BALLOT {
+                        member.give_up(env);
+                    }
                 } else {
                     self.drop_pupil(cx, env, |p| p.progress.node == *from);
                 }

@@ -5,7 +5,7 @@ use pegasus_types::meta::Proposal;
 use pegasus_types::{ChangeKind, Node};
 
 use super::follower::Follower;
-use super::not_primary;
+use super::{FIRST_BALLOT, not_primary};
 use crate::input::Input;
 use crate::lease::PeerId;
 use crate::shared::{Answer, Env, Next, Shared};
@@ -17,6 +17,8 @@ pub(crate) struct Secondary {
     follower: Follower,
     /// Asked for the primary's role, so grants it no more.
     claimed: bool,
+    /// The primary has spoken under this role: its replica was there.
+    met: bool,
 }
 
 impl Secondary {
@@ -24,7 +26,7 @@ impl Secondary {
     pub fn begin(cx: &mut Shared, env: &mut Env<'_>, primary: Node) -> Self {
         let peer = env.leases.peer(&primary, env.now);
         env.leases.start_granting(peer, cx.gpid, cx.ballot());
-        let role = Self { peer, follower: Follower::new(cx), claimed: false, primary };
+        let role = Self { peer, follower: Follower::new(cx), claimed: false, met: false, primary };
         role.report(cx, env);
         role
     }
@@ -73,12 +75,16 @@ impl Secondary {
         if *from != self.primary {
             return Next::Stay;
         }
+        self.met |= !matches!(message, Message::NotHere);
         match message {
             Message::Prepare { mutation, committed } => {
                 return self.follower.prepare(cx, env, from, mutation, committed);
             }
             Message::Commit { committed } => return self.follower.commit(cx, env, from, committed),
             Message::Configure { .. } => self.report(cx, env),
+            // While a table is being created its members open one after another; a primary that has really lost
+            // its replica is noticed by the meta.
+            Message::NotHere if cx.ballot() <= FIRST_BALLOT && !self.met => {}
             Message::NotHere => self.claim(cx, env),
             Message::Released => cx.released_at = Some(cx.ballot()),
             Message::State { .. }

@@ -27,8 +27,23 @@ fn a_broken_primary_tells_its_heirs_and_stays_until_one_has_taken_over() {
 #[test]
 fn a_secondary_takes_over_from_a_primary_that_has_nothing() {
     let mut rig = Rig::secondary();
+    rig.message("b", 1, Message::Commit { committed: Decree(0) });
     let out = rig.message("b", 1, Message::NotHere);
     assert_eq!(asked(&out), [&ChangeKind::TakeOver { claimant: node("a") }]);
+}
+
+#[test]
+fn members_of_a_new_table_wait_for_one_another() {
+    let mut rig = Rig::secondary();
+    let out = rig.message("b", 1, Message::NotHere);
+    assert!(asked(&out).is_empty(), "its primary has not opened yet");
+    let mut rig = Rig::new();
+    rig.event(Event::Create { config: config(1, "a b c") });
+    let out = rig.message("b", 1, Message::NotHere);
+    assert!(asked(&out).is_empty(), "its member has not opened yet");
+    rig.message("b", 1, Message::State { committed: Decree(0), prepared: Decree(0) });
+    let out = rig.message("b", 1, Message::NotHere);
+    assert_eq!(asked(&out), [&ChangeKind::RemoveSecondary { primary: node("a"), node: node("b") }]);
 }
 
 #[test]
