@@ -111,7 +111,7 @@ pub async fn start(config: Config, shutdown: Shutdown) -> anyhow::Result<Handle>
         client: Some(WireServer::new(
             me.as_str(),
             WireLimits::default(),
-            Rc::new(ClientApi(shell.clone())),
+            Rc::new(ClientApi(Rc::downgrade(&shell))),
         )),
         http: listener::handler(move |stream, _| {
             pegasus_telemetry::http::serve_connection(stream, router.clone())

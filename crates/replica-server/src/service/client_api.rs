@@ -1,6 +1,6 @@
 //! What clients ask.
 
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 
 use pegasus_pacifica::Admission;
 use pegasus_rpc::wire::frame::RequestHead;
@@ -16,12 +16,13 @@ use crate::node::{NodeState, Shell};
 use crate::partition::queue::{DEFAULT_TIMEOUT_MS, Queued};
 use crate::reads::{self, Read};
 
+/// Weak, because requests that wait in the shell hold their connection, which holds this.
 #[derive(Debug)]
-pub struct ClientApi(pub Rc<Shell>);
+pub struct ClientApi(pub Weak<Shell>);
 
 impl ClientService for ClientApi {
     fn call(&self, head: RequestHead, frame_bytes: usize, request: Request, reply: ReplyTo) {
-        let shell = &self.0;
+        let Some(shell) = &self.0.upgrade() else { return };
         match request {
             Request::Read(request) => match head.gpid() {
                 Some(gpid) => read(shell, gpid, head, request, reply),

@@ -1,0 +1,158 @@
+//! A replicated table: fail-over, return, and what was acknowledged.
+
+mod support;
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use pegasus_replica_server as _;
+use pegasus_rpc::wire::frame::RequestHead;
+use pegasus_rpc::wire::request::{Request, Response};
+use pegasus_types::data::*;
+use support::*;
+
+const PARTITIONS: i32 = 4;
+
+struct Cluster {
+    meta: FakeMeta,
+    nodes: Vec<TestNode>,
+    _dir: tempfile::TempDir,
+}
+
+async fn cluster(settings: &str) -> Cluster {
+    logs();
+    let meta = FakeMeta::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let nodes: Vec<_> = ["a", "b", "c"]
+        .into_iter()
+        .map(|name| TestNode::start(&meta.node, dir.path().join(name), settings))
+        .collect();
+    let members: Vec<_> = nodes.iter().map(|n| n.node.clone()).collect();
+    meta.create_table(PARTITIONS, &members, &[]).await;
+    Cluster { meta, nodes, _dir: dir }
+}
+
+#[test]
+fn members_have_what_the_primary_has() {
+    run(async || {
+        let Cluster { meta, nodes, _dir } = cluster("").await;
+        let client = Client::new(&meta, PARTITIONS);
+        for i in 0..50 {
+            client.put(&format!("k{i}"), "s", &i.to_string()).await;
+        }
+        // Secondaries answer backup requests only, a commit point behind at most.
+        tokio::time::sleep(Duration::from_millis(600)).await;
+        let get = Request::Read(ReadRequest::Get { key: key("k7", "s") });
+        let index = client.index_of("k7");
+        let primary = meta.config(index).primary.unwrap();
+        for node in &nodes {
+            let connection = client.connection(&node.node).await.unwrap();
+            let backup = RequestHead { is_backup: true, ..client.head(index) };
+            let Response::Read(ReadResponseBody::Get(got)) = connection.call(backup, &get, WITHIN).await.unwrap()
+            else {
+                panic!()
+            };
+            assert_eq!(&got.value[..], b"7", "{}", node.node);
+            let plain = connection.call(client.head(index), &get, WITHIN).await;
+            assert_eq!(plain.is_ok(), node.node == primary, "{plain:?}");
+        }
+    });
+}
+
+/// Increments go on under `writers` while `disturb` runs; afterwards every acknowledged one is there.
+async fn counted_under(cluster: Cluster, disturb: impl AsyncFnOnce(&FakeMeta, &mut Vec<TestNode>)) {
+    let Cluster { meta, mut nodes, _dir } = cluster;
+    let meta = Rc::new(meta);
+    let stop = Rc::new(Cell::new(false));
+    let acked: Rc<RefCell<Vec<Vec<i64>>>> = Rc::new(RefCell::new(vec![Vec::new(); 8]));
+    let writers: Vec<_> = (0..8_usize)
+        .map(|id| {
+            let (meta, stop, acked) = (meta.clone(), stop.clone(), acked.clone());
+            tokio::task::spawn_local(async move {
+                let client = Client::new(&meta, PARTITIONS);
+                let mut next = 0;
+                while !stop.get() {
+                    next += 1;
+                    let request = put(&format!("w{id}"), &format!("{next:06}"), "v");
+                    if client.once(&format!("w{id}"), &request, Duration::from_millis(500)).await.is_ok() {
+                        acked.borrow_mut()[id].push(next);
+                    } else {
+                        tokio::time::sleep(Duration::from_millis(10)).await;
+                    }
+                }
+            })
+        })
+        .collect();
+    disturb(&meta, &mut nodes).await;
+    stop.set(true);
+    for writer in writers {
+        writer.await.unwrap();
+    }
+    let client = Client::new(&meta, PARTITIONS);
+    let acked = acked.borrow();
+    let mut total = 0;
+    for (id, acked) in acked.iter().enumerate() {
+        for n in acked {
+            let sort_key = format!("{n:06}");
+            assert!(client.get(&format!("w{id}"), &sort_key).await.is_some(), "writer {id} lost {n}");
+        }
+        total += acked.len();
+    }
+    assert!(total > 100, "only {total} writes");
+}
+
+#[test]
+fn a_killed_primary_is_replaced_and_comes_back() {
+    run(async || {
+        let cluster = cluster("").await;
+        counted_under(cluster, async |meta, nodes| {
+            tokio::time::sleep(Duration::from_millis(1500)).await;
+            let victim = 1;
+            let before = meta.config(0).ballot;
+            let probe = Client::new(meta, PARTITIONS);
+            let begun = Instant::now();
+            nodes[victim].kill();
+            for index in 0..PARTITIONS {
+                let hash_key = (0..).map(|i| format!("p{i}")).find(|k| probe.index_of(k) == index).unwrap();
+                probe.put(&hash_key, "s", "v").await;
+            }
+            let took = begun.elapsed();
+            assert!(took < Duration::from_secs(4), "writes resumed after {took:?}");
+            println!("writes resumed after {took:?}");
+            assert!(meta.config(0).ballot > before);
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            nodes[victim].restart();
+            let back = nodes[victim].node.clone();
+            meta.add_everywhere(&back).await;
+            for index in 0..PARTITIONS {
+                assert_eq!(meta.config(index).member_count(), 3);
+            }
+            // The one that came back holds everything: the others may go.
+            nodes[(victim + 1) % 3].kill();
+            tokio::time::sleep(Duration::from_millis(1500)).await;
+        })
+        .await;
+    });
+}
+
+#[test]
+fn everything_killed_at_once_loses_nothing() {
+    for durability in ["sync", "page_cache"] {
+        run(async || {
+            let cluster = cluster(&format!("durability = {durability}\n")).await;
+            counted_under(cluster, async |_, nodes| {
+                tokio::time::sleep(Duration::from_millis(1500)).await;
+                nodes.iter_mut().for_each(TestNode::kill);
+                nodes.iter_mut().for_each(TestNode::restart);
+                tokio::time::sleep(Duration::from_millis(1500)).await;
+            })
+            .await;
+        });
+    }
+}
+
+fn logs() {
+    let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| "off".to_owned());
+    let _ = tracing_subscriber::fmt().with_env_filter(filter + ",tarpc=off").with_test_writer().try_init();
+}
