@@ -251,13 +251,18 @@ async fn write(
 fn adopt(leader: &Leader, writes: Vec<Write>) {
     let now = leader.clock.now();
     let mut state = leader.state.borrow_mut();
-    let changed = state.ledger.adopt(writes);
-    for (old, new) in &changed {
+    let adopted = state.ledger.adopt(writes);
+    for (old, new) in &adopted.configs {
         state.cure.changed(now, old, new);
     }
     drop(state);
     let state = leader.state.borrow();
-    for (old, new) in &changed {
+    // Members keep what is known of their table beside the replica: it decides, for example, whether an empty
+    // one may be made.
+    for table in adopted.infos.iter().filter_map(|app_id| state.ledger.view().table(*app_id)) {
+        table.partitions.iter().for_each(|config| leader.push(&table.info, config, config));
+    }
+    for (old, new) in &adopted.configs {
         tracing::info!(old = ?old, new = ?new, "configuration changed");
         leader.metrics.config_changes.inc();
         if let Some(table) = state.ledger.view().table(new.gpid.app_id) {

@@ -28,7 +28,8 @@ pub struct Options {
     pub repeat_ms: u64,
     /// A node that was asked to learn and does not report so for this time is given up for another one.
     pub patience_ms: u64,
-    /// A member whose node reports without its replica for this time is treated as silent.
+    /// A member whose node reports without its replica, and again after this time, is treated as silent. One
+    /// report proves nothing: a process that has just started may still be opening it.
     pub missing_ms: u64,
     /// How long a member that left is awaited before another node gets its place
     /// (`replica_assign_delay_ms_for_dropouts`), while writes work.
@@ -97,8 +98,8 @@ struct Memory {
     given_up: BTreeSet<Node>,
     /// When members left, as far as this leader saw it.
     left: BTreeMap<Node, Millis>,
-    /// Members that reported without this replica, since when.
-    missing: BTreeMap<Node, Millis>,
+    /// Members that reported without this replica: at first and at last.
+    missing: BTreeMap<Node, (Millis, Millis)>,
     /// Who reported to hold it.
     holders: BTreeSet<Node>,
     /// Heirs that were asked to take over without effect, so that another one is tried next.
@@ -110,6 +111,8 @@ pub struct Cure {
     options: Options,
     memory: BTreeMap<Gpid, Memory>,
     frozen: BTreeMap<Gpid, (Node, Ballot)>,
+    /// Nodes whose last report lacked something that they should hold.
+    lacking: BTreeSet<Node>,
     /// A leader knows of nobody's leaving before this.
     started: Millis,
     /// Since when some node may get replicas.
@@ -118,7 +121,14 @@ pub struct Cure {
 
 impl Cure {
     pub fn new(options: Options, now: Millis) -> Self {
-        Self { options, memory: BTreeMap::new(), frozen: BTreeMap::new(), started: now, usable_since: None }
+        Self {
+            options,
+            memory: BTreeMap::new(),
+            frozen: BTreeMap::new(),
+            lacking: BTreeSet::new(),
+            started: now,
+            usable_since: None,
+        }
     }
 
     /// A configuration was stored.
@@ -174,6 +184,7 @@ impl Cure {
             }
             held.insert(report.gpid);
         }
+        self.lacking.remove(node);
         for (_, config) in view.live_partitions().filter(|(_, config)| config.is_member(node)) {
             let memory = self.memory.entry(config.gpid).or_default();
             if held.contains(&config.gpid) {
@@ -181,7 +192,8 @@ impl Cure {
                 memory.missing.remove(node);
             } else {
                 memory.holders.remove(node);
-                memory.missing.entry(node.clone()).or_insert(now);
+                memory.missing.entry(node.clone()).or_insert((now, now)).1 = now;
+                self.lacking.insert(node.clone());
             }
         }
         newly_frozen
@@ -211,13 +223,14 @@ impl Cure {
         })
     }
 
-    /// Is a report of `node` needed, to know that a new table's replicas are there?
-    pub fn awaits_report(&self, table: &crate::view::Table, node: &Node) -> bool {
-        table.info.status == AppStatus::Creating
-            && table.partitions.iter().any(|config| {
-                config.is_member(node)
-                    && self.memory.get(&config.gpid).is_none_or(|memory| !memory.holders.contains(node))
-            })
+    /// Should `node` report again soon? Its last report lacked something, or a new table waits for it.
+    pub fn awaits_report(&self, view: &ClusterView, node: &Node) -> bool {
+        let holds = |config: &PartitionConfig| {
+            self.memory.get(&config.gpid).is_some_and(|memory| memory.holders.contains(node))
+        };
+        let mut creating = view.tables().filter(|table| table.info.status == AppStatus::Creating);
+        self.lacking.contains(node)
+            || creating.any(|table| table.partitions.iter().any(|c| c.is_member(node) && !holds(c)))
     }
 
     /// A replica that its node reported may be put away: the group is whole without it and does not want it
@@ -382,7 +395,7 @@ impl Patient<'_> {
     fn is_missing(&self, memory: &Memory, node: &Node) -> bool {
         // A node that makes the directories of a new table gets some more time.
         let patience = self.options.missing_ms * if self.creating { 4 } else { 1 };
-        memory.missing.get(node).is_some_and(|since| self.now.since(*since) >= patience)
+        memory.missing.get(node).is_some_and(|(first, last)| last.since(*first) >= patience)
     }
 
     /// All secondaries have everything that was acknowledged: any of them will do.

@@ -185,13 +185,19 @@ fn a_replica_that_its_node_lost_counts_as_dead() {
         let both = [report(0, 5, ReplicaStatus::Secondary), report(1, 5, ReplicaStatus::Primary)];
         cure.reported(NOW, &view, &node(n), &both);
     }
-    cure.reported(NOW, &view, &node(1), &[report(0, 5, ReplicaStatus::Error)]);
-    assert_eq!(proposals(cure.round(NOW + 4_999, &view, &liveness)), []);
-    let got = proposals(cure.round(NOW + 5_000, &view, &liveness));
+    let lost = [report(0, 5, ReplicaStatus::Error)];
+    cure.reported(NOW, &view, &node(1), &lost);
+    assert!(cure.awaits_report(&view, &node(1)) && !cure.awaits_report(&view, &node(2)));
+    assert_eq!(proposals(cure.round(NOW + 9_000, &view, &liveness)), [], "one report proves nothing");
+    cure.reported(NOW + 4_999, &view, &node(1), &lost);
+    assert_eq!(proposals(cure.round(NOW + 9_000, &view, &liveness)), []);
+    cure.reported(NOW + 5_000, &view, &node(1), &lost);
+    let got = proposals(cure.round(NOW + 9_000, &view, &liveness));
     let want = [(node(3), Proposal::TakeOver), (node(2), Proposal::RemoveSecondary { node: node(1) })];
     assert_eq!(got, want, "partition 0 and 1");
     let whole = [report(0, 5, ReplicaStatus::Primary), report(1, 5, ReplicaStatus::Secondary)];
-    cure.reported(NOW + 6_000, &view, &node(1), &whole);
+    cure.reported(NOW + 9_000, &view, &node(1), &whole);
+    assert!(!cure.awaits_report(&view, &node(1)));
     assert_eq!(proposals(cure.round(NOW + 20_000, &view, &liveness)), []);
 }
 
@@ -209,12 +215,13 @@ fn a_table_is_ready_when_every_member_holds_its_replica() {
     assert!(cure.all_hold(&partitions));
     assert!(!cure.all_hold(&[config(0, 0, 0, &[]).into()]));
 
-    let mut table = (**view.table(1).unwrap()).clone();
-    assert!(!cure.awaits_report(&table, &node(3)), "not a member");
-    table.info.status = AppStatus::Creating;
-    assert!(!cure.awaits_report(&table, &node(1)));
-    cure.reported(NOW, &view, &node(1), &both[..1]);
-    assert!(cure.awaits_report(&table, &node(1)));
+    let mut creating = view.clone();
+    creating.put_info(pegasus_types::AppInfo { status: AppStatus::Creating, ..info(1, "t", 2) });
+    let mut new = super::Cure::new(Options::default(), NOW);
+    assert!(new.awaits_report(&creating, &node(1)) && !new.awaits_report(&creating, &node(3)));
+    assert!(!new.awaits_report(&view, &node(1)), "nothing is being created");
+    new.reported(NOW, &creating, &node(1), &both);
+    assert!(!new.awaits_report(&creating, &node(1)));
 }
 
 #[test]

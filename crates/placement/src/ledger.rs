@@ -43,6 +43,15 @@ pub struct Write {
     pub over: Option<Version>,
 }
 
+/// What adopted writes changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Adopted {
+    /// Old and new configuration of each partition that changed.
+    pub configs: Vec<(Arc<PartitionConfig>, PartitionConfig)>,
+    /// Existing tables of which something else changed, such as their status.
+    pub infos: Vec<AppId>,
+}
+
 /// What is stored.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ledger {
@@ -102,13 +111,16 @@ impl Ledger {
         self.view.tables().filter(incomplete).map(|table| table.info.app_id).collect()
     }
 
-    /// These writes are stored. Returns the old configuration of each partition that changed.
-    pub fn adopt(&mut self, writes: Vec<Write>) -> Vec<(Arc<PartitionConfig>, PartitionConfig)> {
-        let mut changed = Vec::new();
+    /// These writes are stored.
+    pub fn adopt(&mut self, writes: Vec<Write>) -> Adopted {
+        let mut adopted = Adopted::default();
         for write in writes {
             self.versions.insert(write.key, write.over.map_or(0, |version| version.wrapping_add(1)));
             match write.entry {
-                Entry::App(info) if self.view.table(info.app_id).is_some() => self.view.put_info(info),
+                Entry::App(info) if self.view.table(info.app_id).is_some() => {
+                    adopted.infos.push(info.app_id);
+                    self.view.put_info(info);
+                }
                 Entry::App(info) => {
                     let unassigned = |index| {
                         PartitionConfig::unassigned(Gpid::new(info.app_id, index), info.max_replica_count)
@@ -121,13 +133,13 @@ impl Ledger {
                     if let Some(old) = self.view.partition(config.gpid)
                         && **old != config
                     {
-                        changed.push((old.clone(), config.clone()));
+                        adopted.configs.push((old.clone(), config.clone()));
                         self.view.put_partition(config);
                     }
                 }
             }
         }
-        changed
+        adopted
     }
 }
 
@@ -295,7 +307,8 @@ mod tests {
         assert_eq!(writes.len(), 5);
         assert!(writes.iter().all(|write| write.over == Some(0)));
         assert_eq!(writes[0].key, Key::App(1), "the table before its partitions");
-        assert_eq!(ledger.adopt(writes).len(), 4);
+        let adopted = ledger.adopt(writes);
+        assert_eq!((adopted.configs.len(), adopted.infos), (4, vec![1]));
         assert_eq!(lint(ledger.view()), [""; 0]);
 
         let mut draft = ledger.draft();
@@ -305,7 +318,7 @@ mod tests {
         assert_eq!(draft.change(&take_over(2, 3)).unwrap().ballot, Ballot(3), "on top of the first");
         let writes = draft.writes();
         assert_eq!((writes.len(), writes[0].over), (1, Some(1)), "one write for both");
-        let changed = ledger.adopt(writes);
+        let changed = ledger.adopt(writes).configs;
         assert_eq!((changed[0].0.ballot, changed[0].1.ballot), (Ballot(1), Ballot(3)));
 
         let mut draft = ledger.draft();

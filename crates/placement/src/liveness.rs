@@ -35,6 +35,8 @@ pub struct News {
     pub restarted: bool,
     /// The clock skew rose above (true) or fell below (false) [`SKEW_WARN_US`].
     pub skew: Option<bool>,
+    /// It began or ended to drain, or its log fell ill or recovered.
+    pub condition: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -72,6 +74,7 @@ impl Liveness {
             joined: !state.heard || !state.alive,
             restarted: state.incarnation != 0 && state.incarnation != beacon.incarnation,
             skew: (was != is).then_some(is),
+            condition: (state.draining, state.log_healthy) != (beacon.draining, beacon.log_healthy),
         };
         *state = NodeState {
             incarnation: beacon.incarnation,
@@ -172,7 +175,7 @@ mod tests {
         liveness.expect(Millis(0), &node(1));
         assert!(liveness.is_alive(&node(1)) && !liveness.is_usable(&node(1)), "presumed, not heard");
         let news = liveness.beacon(Millis(5_000), WALL, &beacon(node(2)));
-        assert_eq!(news, News { joined: true, restarted: false, skew: None });
+        assert_eq!(news, News { joined: true, ..News::default() });
         assert_eq!(liveness.sweep(Millis(10_000)), []);
         assert_eq!(liveness.sweep(Millis(10_001)), [node(1)]);
         assert_eq!(liveness.sweep(Millis(10_002)), [], "told once");
@@ -197,7 +200,7 @@ mod tests {
         assert_eq!(liveness.beacon(Millis(4), WALL, &ahead(0)).skew, Some(false));
 
         assert!(liveness.beacon(Millis(5), WALL, &Beacon { incarnation: 2, ..beacon(node(1)) }).restarted);
-        liveness.beacon(Millis(6), WALL, &Beacon { draining: true, ..beacon(node(1)) });
+        assert!(liveness.beacon(Millis(6), WALL, &Beacon { draining: true, ..beacon(node(1)) }).condition);
         assert!(liveness.is_alive(&node(1)) && !liveness.is_usable(&node(1)));
         liveness.beacon(Millis(7), WALL, &Beacon { log_healthy: false, ..beacon(node(1)) });
         assert!(!liveness.is_usable(&node(1)));

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
+use pegasus_placement::liveness::News;
 use pegasus_placement::tables;
 use pegasus_rpc::peer::{Context, MetaPeer, Remote};
 use pegasus_types::cluster::ClusterOverview;
@@ -62,9 +63,11 @@ impl ReplicaFacing {
         let wants_report = news.joined
             || news.restarted
             || state.wants_report.borrow().contains(node)
-            || state.ledger.view().tables().any(|table| state.cure.awaits_report(table, node));
+            || state.cure.awaits_report(state.ledger.view(), node);
         if news.joined || news.restarted {
             state.wants_report.borrow_mut().insert(node.clone());
+        }
+        if news != News::default() {
             drop(state);
             // Its name should be resolved before the first client asks.
             self.leader.resolver.get(node);

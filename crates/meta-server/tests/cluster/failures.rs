@@ -52,7 +52,7 @@ fn a_secondary_that_claims_wins_once() {
         let won = world.replica(first).ask(gpid, 1, claim(first)).await;
         let ChangeReply::Accepted(config) = won else { panic!("{won:?}") };
         assert_eq!((config.ballot, config.primary.as_ref()), (Ballot(2), Some(first)));
-        assert_eq!(config.secondaries, [second.clone()]);
+        assert_eq!(config.secondaries, std::slice::from_ref(second));
         assert_eq!(
             world.replica(first).ask(gpid, 1, claim(first)).await,
             ChangeReply::Accepted(config.clone())
@@ -188,5 +188,20 @@ fn proposals_that_nobody_follows_are_repeated() {
         until("it is asked again", async || (heir.inner.proposals.borrow().len() > first).then_some(()))
             .await;
         assert_eq!(world.partition(gpid).await.ballot, Ballot(1));
+    });
+}
+
+#[test]
+fn a_wrong_clock_is_shown() {
+    local(async {
+        let world = World::start(1, "").await;
+        for skew_s in [100, 0] {
+            world.replicas[0].inner.skew_s.set(skew_s);
+            until("the skew is shown", async || {
+                let shown = world.overview().await.nodes.first()?.clock_skew_us / 1_000_000;
+                ((skew_s - 1..=skew_s).contains(&shown)).then_some(())
+            })
+            .await;
+        }
     });
 }

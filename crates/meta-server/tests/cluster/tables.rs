@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use pegasus_rpc::wire::meta::*;
 use pegasus_rpc::wire::{AdminRequest, AdminResponse};
-use pegasus_types::{ErrorCode, Gpid, Node};
+use pegasus_types::{AppStatus, ErrorCode, Gpid, Node};
 use tokio::time::{Instant, sleep};
 
 use crate::world::*;
@@ -68,6 +68,13 @@ fn create_use_and_drop() {
         let loads: Vec<u32> =
             world.overview().await.nodes.iter().map(|n| n.primaries + n.secondaries).collect();
         assert_eq!(loads, [6, 6, 6, 6]);
+        until("every member knows that it may not make empty replicas any more", async || {
+            let available = |r: &Replica| {
+                r.inner.configs.borrow().values().all(|(info, _)| info.status == AppStatus::Available)
+            };
+            world.replicas.iter().all(available).then_some(())
+        })
+        .await;
 
         for (name, partitions, replicas, want) in [
             ("t", 8, 3, ErrorCode::AppExist),
