@@ -77,7 +77,7 @@ pub(crate) struct CopyIndex {
     pub index: BTreeMap<Decree, LogLocation>,
     /// None = nobody has said yet: everything is needed.
     pub needed_from: Option<Decree>,
-    /// Highest decree that the log has ever held of it.
+    /// Its last record in decree order, also when it is no longer in the log.
     pub highest: Decree,
     /// Highest commit point that any of its records told.
     pub committed: Decree,
@@ -91,6 +91,7 @@ pub(crate) struct CopyIndex {
 pub(crate) struct Entry {
     pub copy: CopyKey,
     pub decree: Decree,
+    pub cuts: bool,
     pub committed: Decree,
     pub location: LogLocation,
 }
@@ -148,6 +149,10 @@ impl Catalog {
             return;
         }
         let copy = self.copies.entry(entry.copy).or_default();
+        if entry.cuts {
+            copy.index.split_off(&entry.decree);
+            copy.highest = entry.decree;
+        }
         copy.index.insert(entry.decree, entry.location);
         copy.highest = copy.highest.max(entry.decree);
         copy.committed = copy.committed.max(entry.committed);
@@ -183,6 +188,10 @@ impl Catalog {
         self.forgotten.contains(copy)
     }
 
+    pub fn has_forgotten(&self) -> bool {
+        !self.forgotten.is_empty()
+    }
+
     pub fn forget(&mut self, key: CopyKey) {
         self.copies.remove(&key);
         self.forgotten.insert(key);
@@ -206,7 +215,11 @@ impl Catalog {
     /// Who holds this segment, and up to which decree.
     pub fn needers(&self, segment: &Segment) -> Vec<(CopyKey, Decree)> {
         let needs = |(key, highest): (&CopyKey, &Decree)| {
-            let needed = self.copies.get(key).is_some_and(|c| c.needed_from.is_none_or(|n| *highest > n));
+            // Records above the copy's own highest have been cut off.
+            let needed = self
+                .copies
+                .get(key)
+                .is_some_and(|c| c.needed_from.is_none_or(|n| (*highest).min(c.highest) > n));
             needed.then_some((*key, *highest))
         };
         segment.copies.iter().filter_map(needs).collect()

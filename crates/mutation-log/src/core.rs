@@ -345,7 +345,7 @@ impl LogCore {
                 // The log's number of the record, of which its header has the low half.
                 let seq = (self.next_seq + count as u64) as u32;
                 let header = RecordHeader::of(record, seq, chain.seq, chain.highest);
-                chain.highest = chain.highest.max(m.decree);
+                chain.highest = if record.cuts { m.decree } else { chain.highest.max(m.decree) };
                 let header_at = at + self.buf.len() as u64;
                 let crc = header.encode(&mut self.buf, seed, header_at, &m.body);
                 records_crc = crc32c::crc32c_append(records_crc, &crc.to_le_bytes());
@@ -353,6 +353,7 @@ impl LogCore {
                 entries.push(Entry {
                     copy: key,
                     decree: m.decree,
+                    cuts: record.cuts,
                     committed: record.committed,
                     location: LogLocation {
                         segment: number,
@@ -447,7 +448,9 @@ impl LogCore {
             };
             let Some((file, seed)) = file else { continue };
             match read_record(&*file, seed, place, &mut buf) {
-                Ok(record) => {
+                Ok(mut record) => {
+                    // What it once cut off is gone, what follows it is not.
+                    record.cuts = false;
                     bytes += record.mutation.body.len() + RECORD_HEADER_LEN;
                     records.push(record);
                 }

@@ -8,8 +8,8 @@
 //! segment header: magic 8 | version u32 | crc u32 | log id u64 | number u64 | zeros
 //! batch header:   crc u32 | magic u16 | version u8 | 0 | length u32 | count u32 | first log seq u64
 //!                 | mark segment u64 | mark offset u64 | previous batch's crc u32 | records' crc u32
-//! record header:  crc u32 | magic u16 | kind u8 | 0 | body len u32 | log seq u32 | copy id u64 | app i32
-//!                 | index i32 | decree i64 | ballot i64 | origin i64 | timestamp u64 | previous decree i64
+//! record header:  crc u32 | magic u16 | kind u8 | flags u8 | body len u32 | log seq u32 | copy id u64
+//!                 | app i32 | index i32 | decree i64 | ballot i64 | origin i64 | timestamp u64 | previous decree i64
 //!                 | checksum u32 | copy seq u32 | decree - committed i32
 //! ```
 //!
@@ -200,6 +200,8 @@ pub enum Kind {
 pub struct RecordHeader {
     pub crc: u32,
     pub kind: Kind,
+    /// Flag 1, see [`Record::cuts`].
+    pub cuts: bool,
     pub body_len: u32,
     /// Low half of the record's number in the log.
     pub log_seq: u32,
@@ -223,6 +225,7 @@ impl RecordHeader {
         Self {
             crc: 0,
             kind: Kind::Mutation,
+            cuts: record.cuts,
             body_len: u32::try_from(m.body.len()).expect("checked against MAX_BODY_LEN on entry"),
             log_seq,
             copy: CopyKey { gpid: m.gpid, copy_id: record.copy_id },
@@ -241,6 +244,7 @@ impl RecordHeader {
         Self {
             crc: 0,
             kind: Kind::Roster,
+            cuts: false,
             body_len: u32::try_from(body.len()).expect("bounded by the number of copies on a disk"),
             log_seq,
             copy: CopyKey { gpid: Gpid::new(0, 0), copy_id: 0 },
@@ -263,6 +267,7 @@ impl RecordHeader {
             Kind::Mutation => 1,
             Kind::Roster => 2,
         };
+        h[7] = u8::from(self.cuts);
         h[8..12].copy_from_slice(&self.body_len.to_le_bytes());
         h[12..16].copy_from_slice(&self.log_seq.to_le_bytes());
         h[16..24].copy_from_slice(&self.copy.copy_id.to_le_bytes());
@@ -300,6 +305,7 @@ impl RecordHeader {
         (body_len as usize <= MAX_BODY_LEN).then_some(Self {
             crc: u32_at(h, 0),
             kind,
+            cuts: h[7] & 1 != 0,
             body_len,
             log_seq: u32_at(h, 12),
             copy: CopyKey { gpid, copy_id: u64_at(h, 16) },
@@ -334,7 +340,13 @@ impl RecordHeader {
             checksum: self.checksum,
             body,
         };
-        Record { copy_id: self.copy.copy_id, ballot: self.ballot, committed: self.committed, mutation }
+        Record {
+            copy_id: self.copy.copy_id,
+            ballot: self.ballot,
+            committed: self.committed,
+            cuts: self.cuts,
+            mutation,
+        }
     }
 }
 
@@ -377,7 +389,7 @@ mod tests {
     #[test]
     fn headers_prove_their_place() {
         let m = Mutation::new(Gpid::new(2, 3), Decree(9), Ballot(4), 77, b"body"[..].into());
-        let record = Record { copy_id: 5, ballot: Ballot(6), committed: Decree(8), mutation: m };
+        let record = Record { copy_id: 5, ballot: Ballot(6), committed: Decree(8), cuts: true, mutation: m };
         let header = RecordHeader::of(&record, 1, 2, Decree(7));
         let mut bytes = Vec::new();
         header.encode(&mut bytes, seed(1, 1), 100, b"body");
@@ -391,7 +403,6 @@ mod tests {
         for bit in 0..RECORD_HEADER_LEN * 8 {
             let mut damaged = bytes.clone();
             damaged[bit / 8] ^= 1 << (bit % 8);
-            // Byte 7 is covered by the checksum although it means nothing.
             assert_eq!(RecordHeader::decode(&damaged, seed(1, 1), 100), None, "bit {bit}");
         }
     }

@@ -60,5 +60,8 @@ pub struct Record {
     pub ballot: Ballot,
     /// The commit point known when it is logged; a lower bound after replay.
     pub committed: Decree,
+    /// Every record of this copy with a higher decree that was logged before this one is void: the copy has cut
+    /// its tail, and what follows is another history. Replay does not find them again.
+    pub cuts: bool,
     pub mutation: Mutation,
 }

@@ -172,7 +172,7 @@ impl Records {
             tracing::info!(gpid = %key.gpid, copy = key.copy_id, "records of a copy that is no longer here");
             catalog.forget(*key);
         }
-        let news = catalog.unsettled || !unclaimed.is_empty();
+        let news = catalog.unsettled || catalog.has_forgotten();
         catalog.unsettled = false;
         catalog.wants_roll |= news;
         drop(catalog);

@@ -405,10 +405,17 @@ impl Audit {
                 self.records += 1;
                 let seen = self.record(header);
                 seen.committed = seen.committed.max(header.committed);
+                if header.cuts {
+                    seen.places.retain(|(decree, _)| *decree < header.decree);
+                }
                 seen.places.push((header.decree, *place));
             }
             Found::BodyLost(header) if header.kind == Kind::Mutation => {
-                Lost::UpTo(header.decree).add_to(&mut self.record(header).lost);
+                let seen = self.record(header);
+                if header.cuts {
+                    seen.places.retain(|(decree, _)| *decree < header.decree);
+                }
+                Lost::UpTo(header.decree).add_to(&mut seen.lost);
             }
             Found::BodyLost(_) => {}
             Found::Roster(header, roster) => {
@@ -440,10 +447,8 @@ impl Audit {
         self.expected = Some(seq + 1);
         self.evidence(header.copy, header.copy_seq.wrapping_sub(1), header.previous);
         let seen = self.copies.entry(header.copy).or_default();
-        seen.chain = Chain {
-            seq: header.copy_seq,
-            highest: header.previous.max(header.decree).max(seen.chain.highest),
-        };
+        let highest = if header.cuts { header.decree } else { header.previous.max(header.decree) };
+        seen.chain = Chain { seq: header.copy_seq, highest };
         seen
     }
 
@@ -454,10 +459,11 @@ impl Audit {
         let more = seq.wrapping_sub(seen.chain.seq);
         // The first that is seen of a copy tells nothing of losses: older segments are removed by right.
         if known && more > 0 {
-            Lost::UpTo(highest).add_to(&mut seen.lost);
+            // One of the lost may have cut the tail, so that `highest` has become less.
+            Lost::UpTo(highest.max(seen.chain.highest)).add_to(&mut seen.lost);
             self.explained += u64::from(more);
         }
-        seen.chain = Chain { seq, highest: seen.chain.highest.max(highest) };
+        seen.chain = Chain { seq, highest };
         seen.event = self.event;
     }
 
@@ -493,7 +499,7 @@ impl Audit {
         for (key, seen) in std::mem::take(&mut self.copies) {
             chains.insert(key, seen.chain);
             for (decree, location) in seen.places {
-                catalog.insert(Entry { copy: key, decree, committed: seen.committed, location });
+                catalog.insert(Entry { copy: key, decree, cuts: false, committed: seen.committed, location });
             }
             let copy = catalog.copies.entry(key).or_default();
             copy.highest = seen.chain.highest;
