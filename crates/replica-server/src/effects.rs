@@ -59,7 +59,7 @@ fn log(state: &mut NodeState, gpid: Gpid, ballot: Ballot, committed: Decree, mut
     let copy_id = replica.copy_id;
     let disk = &mut state.disks[replica.disk];
     for mutation in mutations {
-        disk.push(Record { copy_id, ballot, committed, mutation });
+        disk.push(Record { copy_id, ballot, committed, mutation, cuts: false });
     }
 }
 
