@@ -12,7 +12,7 @@ use pegasus_types::hash::{decode_key, encode_key, next_prefix};
 
 use crate::error::{Error, Result, check_storage};
 use crate::table::{Route, Table};
-use crate::value::{Filter, Range};
+use crate::value::{Filter, Range, epoch_now};
 
 /// A scan is opened again so often without any progress; then its error is reported.
 const MAX_REOPENS: u32 = 10;
@@ -47,6 +47,16 @@ pub struct Row {
     pub value: Bytes,
     /// Seconds since the Pegasus epoch, 0 = never; None when it was not asked for.
     pub expire_ts: Option<u32>,
+}
+
+impl Row {
+    /// Seconds that the row still lives, -1 = for ever; None when it was not asked for.
+    pub fn ttl_seconds(&self) -> Option<i64> {
+        self.expire_ts.map(|expire_ts| match expire_ts {
+            0 => -1,
+            _ => i64::from(expire_ts.saturating_sub(epoch_now())),
+        })
+    }
 }
 
 /// Reads rows one by one. When the server forgets the scan or another one takes over, it goes on behind the

@@ -5,13 +5,13 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::rc::Rc;
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use pegasus_rpc::listener::{self, Handlers};
 use pegasus_rpc::wire::meta::{
-    ClusterInfoResponse, CreateAppResponse, ListAppsResponse, ListNodesResponse, PartitionConfiguration,
-    QueryConfigResponse,
+    AppInfoMessage, ClusterInfoResponse, CreateAppResponse, ListAppsResponse, ListNodesResponse, NodeInfo,
+    PartitionConfiguration, QueryConfigResponse,
 };
 use pegasus_rpc::wire::server::WireServer;
 use pegasus_rpc::wire::{
@@ -19,6 +19,7 @@ use pegasus_rpc::wire::{
 };
 use pegasus_types::data::*;
 use pegasus_types::hash::{encode_key, encoded_key_hash, partition_of};
+use pegasus_types::time::epoch_seconds;
 use pegasus_types::{Ballot, ErrorCode, Gpid, Node, PartitionConfig};
 use tokio::net::TcpListener;
 use tokio::task::{LocalSet, spawn_local};
@@ -171,10 +172,26 @@ impl World {
                 let err = ErrorName(err);
                 let response = match request {
                     AdminRequest::ListApps(_) => {
-                        AdminResponse::ListApps(ListAppsResponse { err, ..Default::default() })
+                        let table = AppInfoMessage {
+                            status: 1,
+                            app_type: "pegasus".into(),
+                            app_name: "t".into(),
+                            app_id: APP_ID,
+                            partition_count: PARTITIONS,
+                            max_replica_count: 2,
+                            create_second: 1_700_000_000,
+                            ..Default::default()
+                        };
+                        AdminResponse::ListApps(ListAppsResponse {
+                            err,
+                            infos: vec![table],
+                            hint_message: None,
+                        })
                     }
                     AdminRequest::ListNodes(_) => {
-                        AdminResponse::ListNodes(ListNodesResponse { err, ..Default::default() })
+                        let info = |address: &SocketAddrV4| NodeInfo { status: 1, node: (*address).into() };
+                        let infos = self.replicas.iter().map(info).collect();
+                        AdminResponse::ListNodes(ListNodesResponse { err, infos })
                     }
                     AdminRequest::ClusterInfo(_) => AdminResponse::ClusterInfo(ClusterInfoResponse {
                         err,
@@ -364,7 +381,8 @@ impl World {
                 ReadResponseBody::Ttl(match self.rows.get(&Self::routed(head, key)) {
                     Some((_, 0)) => TtlResponse { ttl_seconds: -1, ..Default::default() },
                     Some((_, expire)) => {
-                        let now = i32::try_from(crate::value::epoch_now()).unwrap();
+                        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros();
+                        let now = i32::try_from(epoch_seconds(u64::try_from(now).unwrap())).unwrap();
                         TtlResponse { ttl_seconds: expire - now, ..Default::default() }
                     }
                     None => TtlResponse { error: 1, ..Default::default() },
@@ -381,7 +399,14 @@ impl World {
                     let row = self.rows.get(&encode_key(&get.hash_key, sort_key).unwrap())?;
                     Some(KeyValue { key: sort_key.clone(), value: row.0.clone(), expire_ts_seconds: None })
                 };
-                let mut kvs: Vec<_> = get.sort_keys.iter().filter_map(found).collect();
+                let prefix = encode_key(&get.hash_key, b"").unwrap();
+                let all = self
+                    .rows
+                    .keys()
+                    .filter(|key| key.starts_with(&prefix))
+                    .map(|key| key.slice(prefix.len()..));
+                let wanted = if get.sort_keys.is_empty() { all.collect() } else { get.sort_keys.clone() };
+                let mut kvs: Vec<_> = wanted.iter().filter_map(found).collect();
                 let error = if kvs.len() > 3 { 7 } else { 0 };
                 kvs.truncate(3);
                 ReadResponseBody::MultiGet(MultiGetResponse { error, kvs, ..Default::default() })

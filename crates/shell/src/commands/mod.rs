@@ -1,0 +1,286 @@
+//! The commands: what they are called, what they take, who executes them.
+
+mod cluster;
+mod data;
+mod rows;
+mod tables;
+
+use std::io;
+
+use pegasus_client::Error;
+use pegasus_types::ErrorCode;
+
+use crate::args::{Args, Usage};
+use crate::output::Output;
+use crate::session::Session;
+
+/// A command as help and parsing see it.
+#[derive(Debug)]
+pub struct Command {
+    pub name: &'static str,
+    pub aliases: &'static [&'static str],
+    /// One-letter flags, see [`Args::parse`].
+    pub flags: &'static str,
+    /// Without the name.
+    pub usage: &'static str,
+    pub help: &'static str,
+    /// Works on the table in use; without one the first word names the table.
+    pub on_table: bool,
+}
+
+macro_rules! commands {
+    ($($(#[$on_table:ident])? $name:literal $(/ $alias:literal)* [$flags:literal] $usage:literal: $help:literal;)*) => {
+        pub const COMMANDS: &[Command] = &[$(Command {
+            name: $name,
+            aliases: &[$($alias),*],
+            flags: $flags,
+            usage: $usage,
+            help: $help,
+            on_table: commands!(@on_table $($on_table)?),
+        },)*];
+    };
+    (@on_table on_table) => { true };
+    (@on_table) => { false };
+}
+
+commands! {
+    #[on_table] "set" [""] "<hash_key> <sort_key> <value> [ttl_seconds]": "write a value";
+    #[on_table] "get" [""] "<hash_key> <sort_key>": "read a value";
+    #[on_table] "del" [""] "<hash_key> <sort_key>": "remove a value; it need not exist";
+    #[on_table] "exist" [""] "<hash_key> <sort_key>": "is there a value?";
+    #[on_table] "ttl" [""] "<hash_key> <sort_key>": "how many seconds a value still lives";
+    #[on_table] "incr" ["t:"] "<hash_key> <sort_key> [increment] [-t ttl_seconds]": "add to a decimal number, 1 by default";
+    #[on_table] "mset" / "multi_set" ["t:"] "<hash_key> <sort_key> <value> [<sort_key> <value> ...] [-t ttl_seconds]": "write values of one hash key, all or none";
+    #[on_table] "mget" / "multi_get" [""] "<hash_key> [sort_key ...]": "read values of one hash key; without sort keys all of them, up to what the server gives at once";
+    #[on_table] "multi_get_range" ["a:b:s:y:n:ir"] "<hash_key> <start> <stop> [-a start_inclusive] [-b stop_inclusive] [-s anywhere|prefix|postfix] [-y pattern] [-n max_count] [-i] [-r]": "read a range of sort keys; an empty stop is the end, -i without values, -r from the end";
+    #[on_table] "multi_get_sortkeys" [""] "<hash_key>": "the sort keys of one hash key, up to what the server gives at once";
+    #[on_table] "multi_del" / "mdel" [""] "<hash_key> <sort_key> [sort_key ...]": "remove values of one hash key, all or none";
+    #[on_table] "sortkey_count" / "count" [""] "<hash_key>": "how many values a hash key has";
+    #[on_table] "cas" / "check_and_set" ["c:t:o:s:v:l:r"] "<hash_key> -c check_sort_key -t check_type [-o operand] [-s set_sort_key] -v value [-l ttl_seconds] [-r]": "write a value if a check passes; without -s the checked one; -r tells the checked value. Check types: not_exist not_exist_or_empty exist not_empty match_anywhere match_prefix match_postfix bytes_less bytes_less_or_equal bytes_equal bytes_greater_or_equal bytes_greater, and int_ as bytes_";
+    #[on_table] "check_and_mutate" ["c:t:o:r"] "<hash_key> -c check_sort_key -t check_type [-o operand] [-r] {set <sort_key> <value> | del <sort_key>} ...": "make several changes under one hash key if a check passes";
+    #[on_table] "hash_scan" ["a:b:s:y:n:it"] "<hash_key> [start] [stop] [-a start_inclusive] [-b stop_inclusive] [-s anywhere|prefix|postfix] [-y pattern] [-n max_count] [-i] [-t]": "all values of one hash key in order; -i without values, -t with what is left of their life";
+    #[on_table] "full_scan" ["h:x:s:y:n:it"] "[-h anywhere|prefix|postfix] [-x hash_key_pattern] [-s anywhere|prefix|postfix] [-y sort_key_pattern] [-n max_count] [-i] [-t]": "all values of the table, partition by partition";
+    #[on_table] "count_data" ["ch:x:s:y:"] "[-h anywhere|prefix|postfix] [-x hash_key_pattern] [-s anywhere|prefix|postfix] [-y sort_key_pattern]": "counts the values of the table, partition by partition";
+    #[on_table] "hash" [""] "<hash_key> <sort_key>": "where a key lives";
+    "use" [""] "[table]": "the table that the data commands work on; without a name tells which";
+    "ls" ["ads:"] "[-a] [-d] [-s status]": "tables; -a dropped ones too, -d with their health";
+    "app" ["d"] "<table> [-d]": "one table; -d with its partitions";
+    "create" ["p:r:e:fn"] "<table> [-p partitions=8] [-r replicas=3] [-e key=value,...] [-f] [-n]": "make a table and wait until it is healthy; -f fails if it exists, -n does not wait";
+    "drop" ["r:f"] "<table> [-r reserve_seconds] [-f]": "drop a table; its data is kept for a while. -f fails if it does not exist";
+    "recall" [""] "<app_id> [new_name]": "bring a dropped table back";
+    "set_app_envs" [""] "<table> <key> <value> [<key> <value> ...]": "set environment variables of a table";
+    "wait_healthy" [""] "<table> [seconds=60]": "wait until every partition has all its replicas";
+    "nodes" ["d"] "[-d]": "replica-servers; -d with how many replicas they hold";
+    "cluster_info" [""] "": "facts about the cluster";
+    "remote_command" ["l:"] "-l host:port[,...] <command> [argument ...]": "have servers execute a command";
+    "timeout" [""] "[milliseconds]": "how long one operation may take; without a number tells it";
+    "escape_all" [""] "[true|false]": "print every byte as \\xHH; without a word tells it";
+    "help" [""] "[command]": "this list, or one command";
+    "version" [""] "": "of this shell";
+    "exit" / "quit" [""] "": "ends the shell";
+}
+
+pub fn find(name: &str) -> Option<&'static Command> {
+    COMMANDS.iter().find(|command| command.name == name || command.aliases.contains(&name))
+}
+
+/// The command whose name looks most like `name`.
+fn similar(name: &str) -> Option<&'static str> {
+    let names =
+        COMMANDS.iter().flat_map(|command| [command.name].into_iter().chain(command.aliases.iter().copied()));
+    let common = |other: &str| name.chars().zip(other.chars()).take_while(|(a, b)| a == b).count();
+    names.max_by_key(|other| common(other)).filter(|other| common(other) >= 2)
+}
+
+/// What a command says beside its output; decides the exit code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    Yes,
+    /// Done, and the answer is no: not found, check not passed.
+    No,
+    /// Ends the shell.
+    Exit,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    #[error("unknown command {name:?}{}", similar(.name).map(|s| format!(", did you mean {s:?}?")).unwrap_or_default())]
+    UnknownCommand { name: String },
+    #[error("{0}")]
+    Usage(#[from] Usage),
+    #[error(transparent)]
+    Client(#[from] Error),
+    #[error("cannot print: {0}")]
+    Io(#[from] io::Error),
+}
+
+impl Failure {
+    /// What to do next, when there is something to say.
+    pub fn next_step(&self) -> Option<&'static str> {
+        match self {
+            Self::UnknownCommand { .. } => Some("`help` lists the commands"),
+            Self::Usage(_) | Self::Io(_) => None,
+            Self::Client(error) => match error {
+                Error::NoTable(_) => Some("`ls` lists the tables, `create <table>` makes one"),
+                Error::Unclear(_) => Some("read the value before you decide whether to do it again"),
+                Error::Timeout { last } if last.contains("cannot connect") => Some(
+                    "is the server running? --meta tells where the meta-servers are; `make onebox` starts a cluster",
+                ),
+                Error::Timeout { .. } => Some(
+                    "`app <table> -d` shows the partitions, `nodes` the servers; `timeout` allows more time",
+                ),
+                Error::Storage(4) => Some(
+                    "the key or the value is not fit for this operation: `incr` and int_ checks need decimal numbers",
+                ),
+                Error::Refused(_) | Error::Meta { .. } => match error.code() {
+                    Some(ErrorCode::AppExist) => {
+                        Some("`app <table>` shows it; without -f an equal table is accepted")
+                    }
+                    Some(ErrorCode::AppNotExist) => Some("`ls -a` lists the tables, dropped ones too"),
+                    Some(ErrorCode::InvalidParameters) => Some(
+                        "partitions must be a power of two and at least 2, replicas not more than servers",
+                    ),
+                    Some(ErrorCode::InvalidData) => {
+                        Some("the request may be larger than the server accepts (1 MiB)")
+                    }
+                    _ => None,
+                },
+                _ => None,
+            },
+        }
+    }
+
+    /// 2 = typed wrong, 3 = could not be done.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::UnknownCommand { .. } | Self::Usage(_) | Self::Client(Error::Invalid(_)) => 2,
+            Self::Client(_) | Self::Io(_) => 3,
+        }
+    }
+}
+
+pub type Result<T = Answer> = std::result::Result<T, Failure>;
+
+/// Executes one command.
+pub async fn run(session: &mut Session, words: Vec<Vec<u8>>, out: &mut Output<'_>) -> Result {
+    let mut words = words.into_iter();
+    let Some(name) = words.next() else { return Ok(Answer::Yes) };
+    let name = String::from_utf8_lossy(&name).into_owned();
+    let Some(command) = find(&name) else { return Err(Failure::UnknownCommand { name }) };
+    let mut args = Args::parse(command.flags, words)?;
+    let done = if command.on_table {
+        let table = session.table(&mut args).await?;
+        let table = &table;
+        match command.name {
+            "set" => data::set(table, args, out).await,
+            "get" => data::get(session, table, args, out).await,
+            "del" => data::del(table, args, out).await,
+            "exist" => data::exist(table, args, out).await,
+            "ttl" => data::ttl(table, args, out).await,
+            "incr" => data::incr(table, args, out).await,
+            "mset" => data::mset(table, args, out).await,
+            "mget" => rows::mget(session, table, args, out).await,
+            "multi_get_range" => rows::multi_get_range(session, table, args, out).await,
+            "multi_get_sortkeys" => rows::multi_get_sortkeys(session, table, args, out).await,
+            "multi_del" => data::multi_del(table, args, out).await,
+            "sortkey_count" => data::sortkey_count(table, args, out).await,
+            "cas" => data::cas(session, table, args, out).await,
+            "check_and_mutate" => data::check_and_mutate(session, table, args, out).await,
+            "hash_scan" => rows::hash_scan(session, table, args, out).await,
+            "full_scan" => rows::full_scan(session, table, args, out).await,
+            "count_data" => rows::count_data(table, args, out).await,
+            "hash" => data::hash(session, table, args, out).await,
+            other => unreachable!("{other} is listed but not executed"),
+        }
+    } else {
+        match command.name {
+            "use" => session.use_table(args, out).await,
+            "ls" => tables::ls(session, args, out).await,
+            "app" => tables::app(session, args, out).await,
+            "create" => tables::create(session, args, out).await,
+            "drop" => tables::drop_table(session, args, out).await,
+            "recall" => tables::recall(session, args, out).await,
+            "set_app_envs" => tables::set_app_envs(session, args, out).await,
+            "wait_healthy" => tables::wait_healthy(session, args, out).await,
+            "nodes" => cluster::nodes(session, args, out).await,
+            "cluster_info" => cluster::cluster_info(session, args, out).await,
+            "remote_command" => cluster::remote_command(session, args, out).await,
+            "timeout" => session.set_timeout(args, out),
+            "escape_all" => session.set_escape_all(args, out),
+            "help" => help(args, out),
+            "version" => version(args, out),
+            "exit" => Ok(Answer::Exit),
+            other => unreachable!("{other} is listed but not executed"),
+        }
+    };
+    done.map_err(|failure| match failure {
+        Failure::Usage(Usage(why)) => Failure::Usage(Usage(format!("{why}\nusage: {}", usage(command)))),
+        other => other,
+    })
+}
+
+fn usage(command: &Command) -> String {
+    let table = if command.on_table { "[table] " } else { "" };
+    format!("{} {table}{}", command.name, command.usage).trim_end().to_owned()
+}
+
+fn help(mut args: Args, out: &mut Output<'_>) -> Result {
+    if let Some(name) = args.optional() {
+        let name = String::from_utf8_lossy(&name).into_owned();
+        let command = find(&name).ok_or(Failure::UnknownCommand { name })?;
+        args.end()?;
+        out.fact("usage", usage(command), usage(command))?;
+        out.fact("help", command.help, format_args!("    {}", command.help))?;
+        for alias in command.aliases {
+            out.remark(format_args!("    also called {alias}"))?;
+        }
+        if command.on_table {
+            out.remark("    [table] is not given when a table is in use (`use`)")?;
+        }
+        return Ok(Answer::Yes);
+    }
+    for command in COMMANDS {
+        let text = format!("{:20}{}", command.name, command.help.split(['.', ';']).next().unwrap_or(""));
+        out.fact(command.name, command.help, text)?;
+    }
+    out.remark("\n`help <command>` tells what a command takes. Keys and values: quotes as in a Unix shell, \\xHH is a byte.")?;
+    Ok(Answer::Yes)
+}
+
+fn version(args: Args, out: &mut Output<'_>) -> Result {
+    args.end()?;
+    let version = env!("CARGO_PKG_VERSION");
+    out.fact("version", version, format_args!("pegasus_shell {version}"))?;
+    Ok(Answer::Yes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_flags_well_formed() {
+        let mut names = BTreeSet::new();
+        for command in COMMANDS {
+            for name in [command.name].iter().chain(command.aliases) {
+                assert!(names.insert(*name), "{name} twice");
+            }
+            for letter in command.flags.chars().filter(|c| *c != ':') {
+                let known = command.usage.contains(&format!("-{letter}")) || letter == 'c';
+                assert!(known, "{}: -{letter} is not in the usage", command.name);
+            }
+        }
+        assert_eq!(find("multi_set").map(|command| command.name), Some("mset"));
+    }
+
+    #[test]
+    fn mistakes_come_with_a_hint() {
+        let unknown = Failure::UnknownCommand { name: "hash_scam".to_owned() };
+        assert_eq!(unknown.to_string(), "unknown command \"hash_scam\", did you mean \"hash_scan\"?");
+        assert!(unknown.next_step().is_some());
+        let unknown = Failure::UnknownCommand { name: "zzz".to_owned() };
+        assert_eq!(unknown.to_string(), "unknown command \"zzz\"");
+    }
+}

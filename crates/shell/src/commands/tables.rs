@@ -1,0 +1,360 @@
+//! Commands on tables as a whole.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, UNIX_EPOCH};
+
+use futures::{StreamExt, TryStreamExt, stream};
+use pegasus_client::{CreateTable, Error, is_healthy};
+use pegasus_types::{AppInfo, AppStatus, Node, PartitionConfig};
+
+use super::{Answer, Failure, Result};
+use crate::args::{Args, Usage, text};
+use crate::output::Output;
+use crate::session::Session;
+
+/// Tables whose partitions are asked for at the same time.
+const PARALLEL_QUERIES: usize = 8;
+/// How long `create` waits for the table to become healthy, and `wait_healthy` if it is not told.
+const HEALTHY_WITHIN: Duration = Duration::from_secs(60);
+/// Members that a write needs.
+const MIN_WRITE_REPLICAS: usize = 2;
+
+const STATUSES: [(AppStatus, &str); 8] = [
+    (AppStatus::Invalid, "INVALID"),
+    (AppStatus::Available, "AVAILABLE"),
+    (AppStatus::Creating, "CREATING"),
+    (AppStatus::CreateFailed, "CREATE_FAILED"),
+    (AppStatus::Dropping, "DROPPING"),
+    (AppStatus::DropFailed, "DROP_FAILED"),
+    (AppStatus::Dropped, "DROPPED"),
+    (AppStatus::Recalling, "RECALLING"),
+];
+
+pub async fn ls(session: &Session, args: Args, out: &mut Output<'_>) -> Result {
+    args.end()?;
+    let status = match args.flag('s') {
+        None => (!args.has('a')).then_some(AppStatus::Available),
+        Some(b"all") => None,
+        Some(name) => {
+            let name = text(name.to_vec(), "status")?;
+            let known = STATUSES.iter().find(|(_, text)| text.eq_ignore_ascii_case(&name));
+            Some(known.ok_or_else(|| Usage(format!("-s: {name:?} is no status of a table")))?.0)
+        }
+    };
+    let mut tables = session.cluster.tables(status).await?;
+    tables.sort_by_key(|table| table.app_id);
+    let columns = [
+        "app_id",
+        "status",
+        "app_name",
+        "app_type",
+        "partition_count",
+        "replica_count",
+        "is_stateful",
+        "create_time",
+        "drop_time",
+        "drop_expire",
+        "envs_count",
+    ];
+    out.table("general_info", &columns, &tables.iter().map(general).collect::<Vec<_>>())?;
+    let mut summary = vec![("total_app_count", tables.len().to_string())];
+    if args.has('d') {
+        let healths: Vec<(AppInfo, Health)> = stream::iter(tables)
+            .filter(|table| std::future::ready(table.status == AppStatus::Available))
+            .map(|table| async move {
+                let partitions = session.cluster.partitions(&table.name).await?;
+                Ok::<_, Failure>((table, Health::of(&partitions)))
+            })
+            .buffered(PARALLEL_QUERIES)
+            .try_collect()
+            .await?;
+        let columns = [
+            "app_id",
+            "app_name",
+            "partition_count",
+            "fully_healthy",
+            "unhealthy",
+            "write_unhealthy",
+            "read_unhealthy",
+        ];
+        let rows: Vec<_> = healths
+            .iter()
+            .map(|(table, health)| {
+                let mut row =
+                    vec![table.app_id.to_string(), table.name.clone(), table.partition_count.to_string()];
+                row.extend(health.counts().map(|(_, count)| count.to_string()));
+                row
+            })
+            .collect();
+        out.table("healthy_info", &columns, &rows)?;
+        let with =
+            |f: fn(&Health) -> bool| healths.iter().filter(|(_, health)| f(health)).count().to_string();
+        summary.extend([
+            ("fully_healthy_app_count", with(|health| health.unhealthy == 0)),
+            ("unhealthy_app_count", with(|health| health.unhealthy > 0)),
+            ("write_unhealthy_app_count", with(|health| health.write_unhealthy > 0)),
+            ("read_unhealthy_app_count", with(|health| health.read_unhealthy > 0)),
+        ]);
+    }
+    out.fields("summary", &summary)?;
+    Ok(Answer::Yes)
+}
+
+fn general(table: &AppInfo) -> Vec<String> {
+    let status = STATUSES.iter().find(|(status, _)| *status == table.status).map_or("?", |(_, name)| name);
+    vec![
+        table.app_id.to_string(),
+        status.to_owned(),
+        table.name.clone(),
+        table.app_type.clone(),
+        table.partition_count.to_string(),
+        table.max_replica_count.to_string(),
+        "true".to_owned(),
+        time(table.create_second),
+        time(table.drop_second),
+        time(table.expire_second),
+        table.envs.len().to_string(),
+    ]
+}
+
+/// UTC, `-` for none.
+fn time(unix_second: i64) -> String {
+    match u64::try_from(unix_second) {
+        Err(_) | Ok(0) => "-".to_owned(),
+        Ok(second) => {
+            let time = UNIX_EPOCH + Duration::from_secs(second);
+            humantime::format_rfc3339_seconds(time).to_string().replace('T', "_").replace('Z', "")
+        }
+    }
+}
+
+/// How many partitions of a table are how well.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Health {
+    healthy: usize,
+    unhealthy: usize,
+    write_unhealthy: usize,
+    read_unhealthy: usize,
+}
+
+impl Health {
+    fn of(partitions: &[PartitionConfig]) -> Self {
+        let count =
+            |f: fn(&PartitionConfig) -> bool| partitions.iter().filter(|partition| f(partition)).count();
+        let healthy = count(is_healthy);
+        Self {
+            healthy,
+            unhealthy: partitions.len() - healthy,
+            write_unhealthy: count(|partition| {
+                let wanted = usize::try_from(partition.max_replica_count).unwrap_or(0);
+                partition.primary.is_none() || partition.member_count() < MIN_WRITE_REPLICAS.min(wanted)
+            }),
+            read_unhealthy: count(|partition| partition.primary.is_none()),
+        }
+    }
+
+    fn counts(&self) -> [(&'static str, usize); 4] {
+        [
+            ("fully_healthy_partition_count", self.healthy),
+            ("unhealthy_partition_count", self.unhealthy),
+            ("write_unhealthy_partition_count", self.write_unhealthy),
+            ("read_unhealthy_partition_count", self.read_unhealthy),
+        ]
+    }
+}
+
+pub async fn app(session: &Session, mut args: Args, out: &mut Output<'_>) -> Result {
+    let name = args.text("table")?;
+    args.end()?;
+    let partitions = session.cluster.partitions(&name).await?;
+    let first =
+        partitions.first().ok_or_else(|| Error::Nonsense(format!("table {name:?} has no partitions")))?;
+    out.fields(
+        "general",
+        &[
+            ("app_name", name.clone()),
+            ("app_id", first.gpid.app_id.to_string()),
+            ("partition_count", partitions.len().to_string()),
+            ("max_replica_count", first.max_replica_count.to_string()),
+        ],
+    )?;
+    if !args.has('d') {
+        return Ok(Answer::Yes);
+    }
+    let replicas: Vec<_> = partitions.iter().map(replica_line).collect();
+    out.table("replicas", &["pidx", "ballot", "replica_count", "primary", "secondaries"], &replicas)?;
+    let mut nodes = BTreeMap::new();
+    count_roles(&partitions, &mut nodes);
+    let mut rows: Vec<_> = nodes.iter().map(|(node, roles)| roles.row(node.as_str())).collect();
+    rows.push(nodes.values().fold(Roles::default(), |sum, roles| sum.plus(roles)).row(""));
+    out.table("nodes", &["node", "primary", "secondary", "total"], &rows)?;
+    let healthy = Health::of(&partitions).counts().map(|(name, count)| (name, count.to_string()));
+    out.fields("healthy", &healthy)?;
+    Ok(Answer::Yes)
+}
+
+fn replica_line(partition: &PartitionConfig) -> Vec<String> {
+    let secondaries: Vec<_> = partition.secondaries.iter().map(Node::as_str).collect();
+    vec![
+        partition.gpid.index.to_string(),
+        partition.ballot.to_string(),
+        format!("{}/{}", partition.member_count(), partition.max_replica_count),
+        partition.primary.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string),
+        format!("[{}]", secondaries.join(",")),
+    ]
+}
+
+/// What a node holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Roles {
+    pub primary: usize,
+    pub secondary: usize,
+}
+
+impl Roles {
+    fn plus(self, other: &Self) -> Self {
+        Self { primary: self.primary + other.primary, secondary: self.secondary + other.secondary }
+    }
+
+    fn row(&self, node: &str) -> Vec<String> {
+        vec![
+            node.to_owned(),
+            self.primary.to_string(),
+            self.secondary.to_string(),
+            (self.primary + self.secondary).to_string(),
+        ]
+    }
+}
+
+pub fn count_roles(partitions: &[PartitionConfig], nodes: &mut BTreeMap<Node, Roles>) {
+    for partition in partitions {
+        if let Some(primary) = &partition.primary {
+            nodes.entry(primary.clone()).or_default().primary += 1;
+        }
+        for secondary in &partition.secondaries {
+            nodes.entry(secondary.clone()).or_default().secondary += 1;
+        }
+    }
+}
+
+pub async fn create(session: &Session, mut args: Args, out: &mut Output<'_>) -> Result {
+    let name = args.text("table")?;
+    args.end()?;
+    let default = CreateTable::default();
+    let table = CreateTable {
+        partitions: args.flag_as('p')?.unwrap_or(default.partitions),
+        replicas: args.flag_as('r')?.unwrap_or(default.replicas),
+        envs: envs(args.flag('e').unwrap_or_default())?,
+        if_missing: !args.has('f'),
+    };
+    let id = session.cluster.create_table(&name, &table).await?;
+    out.fact("app_id", id, format_args!("table {name:?} has id {id}"))?;
+    if args.has('n') {
+        return Ok(Answer::Yes);
+    }
+    session.cluster.wait_healthy(&name, HEALTHY_WITHIN).await?;
+    out.fact("healthy", true, "all its partitions have all replicas")?;
+    Ok(Answer::Yes)
+}
+
+/// `key=value,key=value`
+fn envs(list: &[u8]) -> std::result::Result<BTreeMap<String, String>, Usage> {
+    let list = text(list.to_vec(), "envs")?;
+    list.split(',')
+        .filter(|pair| !pair.is_empty())
+        .map(|pair| match pair.split_once('=') {
+            Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+            _ => Err(Usage(format!("-e: {pair:?} is not key=value"))),
+        })
+        .collect()
+}
+
+pub async fn drop_table(session: &mut Session, mut args: Args, out: &mut Output<'_>) -> Result {
+    let name = args.text("table")?;
+    args.end()?;
+    let reserve = args.flag_as('r')?.map(Duration::from_secs);
+    session.cluster.drop_table(&name, !args.has('f'), reserve).await?;
+    session.forget(&name);
+    let kept = match reserve {
+        Some(time) => format!("for {} s", time.as_secs()),
+        None => "for the time that the servers are configured to".to_owned(),
+    };
+    out.fact(
+        "error",
+        "OK",
+        format_args!("table {name:?} is dropped; its data is kept {kept}, `recall` brings it back"),
+    )?;
+    Ok(Answer::Yes)
+}
+
+pub async fn recall(session: &Session, mut args: Args, out: &mut Output<'_>) -> Result {
+    let id = args
+        .optional_as("app_id")?
+        .ok_or_else(|| Usage("<app_id> is missing; `ls -a` shows it".to_owned()))?;
+    let new_name = args.optional().map(|name| text(name, "new_name")).transpose()?.unwrap_or_default();
+    args.end()?;
+    let table = session.cluster.recall_table(id, &new_name).await?;
+    out.fact("app_name", table.name.as_str(), format_args!("table {id} is back as {:?}", table.name))?;
+    session.cluster.wait_healthy(&table.name, HEALTHY_WITHIN).await?;
+    out.fact("healthy", true, "all its partitions have all replicas")?;
+    Ok(Answer::Yes)
+}
+
+pub async fn set_app_envs(session: &Session, mut args: Args, out: &mut Output<'_>) -> Result {
+    let name = args.text("table")?;
+    let mut envs = BTreeMap::new();
+    while let Some(key) = args.optional() {
+        envs.insert(text(key, "key")?, args.text("value")?);
+    }
+    if envs.is_empty() {
+        return Err(Usage("<key> <value> are missing".to_owned()).into());
+    }
+    session.cluster.set_envs(&name, &envs).await?;
+    out.fact("error", "OK", "OK")?;
+    Ok(Answer::Yes)
+}
+
+pub async fn wait_healthy(session: &Session, mut args: Args, out: &mut Output<'_>) -> Result {
+    let name = args.text("table")?;
+    let within = args.optional_as("seconds")?.map_or(HEALTHY_WITHIN, Duration::from_secs);
+    args.end()?;
+    session.cluster.wait_healthy(&name, within).await?;
+    out.fact("healthy", true, format_args!("table {name:?}: all partitions have all replicas"))?;
+    Ok(Answer::Yes)
+}
+
+#[cfg(test)]
+mod tests {
+    use pegasus_types::{Ballot, Gpid};
+
+    use super::*;
+
+    fn partition(primary: bool, secondaries: usize) -> PartitionConfig {
+        PartitionConfig {
+            ballot: Ballot(3),
+            primary: primary.then(|| Node::new("a:1")),
+            secondaries: (0..secondaries).map(|i| Node::new(format!("s{i}:1"))).collect(),
+            ..PartitionConfig::unassigned(Gpid::new(2, 7), 3)
+        }
+    }
+
+    #[test]
+    fn health_is_counted_per_partition() {
+        let partitions = [partition(true, 2), partition(true, 1), partition(true, 0), partition(false, 2)];
+        let want = Health { healthy: 1, unhealthy: 3, write_unhealthy: 2, read_unhealthy: 1 };
+        assert_eq!(Health::of(&partitions), want);
+        assert_eq!(replica_line(&partitions[0]), ["7", "3", "3/3", "a:1", "[s0:1,s1:1]"]);
+        assert_eq!(replica_line(&partitions[3])[3], "-");
+    }
+
+    #[test]
+    fn small_formats() {
+        assert_eq!((time(0), time(-1)), ("-".to_owned(), "-".to_owned()));
+        assert_eq!(time(1_700_000_000), "2023-11-14_22:13:20");
+        assert_eq!(
+            envs(b"a=1,b=x=y").unwrap(),
+            BTreeMap::from([("a".into(), "1".into()), ("b".into(), "x=y".into())])
+        );
+        assert!(envs(b"a").is_err() && envs(b"=1").is_err() && envs(b"").unwrap().is_empty());
+    }
+}
