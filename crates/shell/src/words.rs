@@ -120,7 +120,7 @@ mod tests {
         for every in [false, true] {
             let text = escape(&all, every);
             assert_eq!(unescape(&text), all);
-            assert_eq!(words(&format!("\"{text}\"")), [all.clone()]);
+            assert_eq!(words(&format!("\"{text}\"")), std::slice::from_ref(&all));
         }
         assert_eq!(escape(b"a\"\\\x01", false), r#"a\"\\\x01"#);
         assert_eq!(unescape("plain"), b"plain");

@@ -1,4 +1,5 @@
 //! Commands as they are typed, against a fake cluster.
+#![allow(clippy::unwrap_used, reason = "test code")]
 
 #[allow(
     dead_code,

@@ -123,8 +123,8 @@ pub struct RequestFrame {
     pub body_len: usize,
     /// None when there is no such RPC.
     pub rpc: Option<Rpc>,
-    /// At most [`MAX_NAME`] bytes.
-    pub name: Bytes,
+    /// The name that is none of ours, at most [`MAX_NAME`] bytes of it.
+    pub unknown: Bytes,
     /// The client waits for no answer.
     pub oneway: bool,
     /// Stands before the arguments.
@@ -169,14 +169,16 @@ pub fn open_request(frame: Bytes) -> Result<RequestFrame, FrameError> {
     if message & 0xffff_ff00 != MESSAGE_VERSION || !matches!(kind, CALL | ONEWAY) {
         return Err(FrameError::BadMessageType(message));
     }
-    let name = r.blob()?;
-    let name = if name.len() > MAX_NAME { name.slice(..MAX_NAME) } else { name };
+    let name = r.bytes()?;
+    let rpc = Rpc::from_name(name);
+    let unknown =
+        if rpc.is_none() { Bytes::copy_from_slice(&name[..name.len().min(MAX_NAME)]) } else { Bytes::new() };
     head.seqid = r.i32()?;
     Ok(RequestFrame {
         head,
         body_len: usize::try_from(body_len).unwrap_or(0),
-        rpc: Rpc::from_name(&name),
-        name,
+        rpc,
+        unknown,
         oneway: kind == ONEWAY,
         args: r,
     })

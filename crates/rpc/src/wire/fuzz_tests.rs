@@ -57,21 +57,22 @@ fn truncated_frames() {
 #[test]
 fn single_byte_damage() {
     let (requests, replies) = frames();
-    let replies = replies.into_iter().map(|(_, frame)| frame);
-    for (frame, is_request) in requests.into_iter().map(|f| (f, true)).chain(replies.map(|f| (f, false))) {
+    let requests = requests.into_iter().map(|frame| (None, frame));
+    for (reply_to, frame) in requests.chain(replies.into_iter().map(|(rpc, frame)| (Some(rpc), frame))) {
         let mut bytes = BytesMut::from(&frame[..]);
         for at in 0..frame.len() {
             for value in [0, 1, 0x0c, 0x0f, 0x7f, 0x80, 0xff] {
                 bytes[at] = value;
                 let damaged = Bytes::copy_from_slice(&bytes);
-                if is_request {
-                    let len = request_len(&damaged);
-                    if len == Ok(Some(damaged.len())) {
-                        let _ = open_request(damaged)
-                            .map(|mut r| r.rpc.map(|rpc| Request::decode(rpc, &mut r.args)));
+                match reply_to {
+                    Some(rpc) => drop(open_reply(damaged).map(|reply| Response::decode(rpc, reply))),
+                    None if request_len(&damaged) == Ok(Some(damaged.len())) => {
+                        drop(
+                            open_request(damaged)
+                                .map(|mut r| r.rpc.map(|rpc| Request::decode(rpc, &mut r.args))),
+                        );
                     }
-                } else {
-                    decode_reply(&damaged);
+                    None => {}
                 }
             }
             bytes[at] = frame[at];

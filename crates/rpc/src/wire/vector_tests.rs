@@ -143,7 +143,7 @@ fn requests_both_ways() {
         assert_eq!(request_len(&bytes), Ok(Some(bytes.len())), "{name}");
         let mut frame = open_request(bytes.clone()).unwrap();
         let rpc = rpc(&entry);
-        assert_eq!((frame.rpc, &frame.name[..]), (Some(rpc), rpc.name().as_bytes()), "{name}");
+        assert_eq!(frame.rpc, Some(rpc), "{name}");
 
         let header = &entry["header"];
         let number = |key: &str| header[key].as_i64().unwrap();

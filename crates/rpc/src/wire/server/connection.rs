@@ -116,7 +116,7 @@ impl Connection {
             } else if !incomplete && !ended && self.may_take() {
                 continue;
             } else if self.server.held.get() >= self.server.limits.held_bytes {
-                self.server.waiting.borrow_mut().push(cx.waker().clone());
+                self.server.wait(&self.outbox);
             }
             return self.poll_stall(cx, !flushed || (may_read && !self.input.is_empty()));
         }
@@ -153,7 +153,7 @@ impl Connection {
         let Some(rpc) = request.rpc else {
             if !request.oneway {
                 let out = &mut self.outbox.out.borrow_mut();
-                put_refusal(out, &request.name, request.head.seqid, ErrorCode::HandlerNotFound);
+                put_refusal(out, &request.unknown, request.head.seqid, ErrorCode::HandlerNotFound);
             }
             return Ok(());
         };

@@ -19,7 +19,6 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::rc::{Rc, Weak};
-use std::task::Waker;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -78,7 +77,7 @@ pub struct WireServer {
     /// Counted against [`Limits::held_bytes`].
     held: Cell<usize>,
     /// Connections that wait for `held` to fall.
-    waiting: RefCell<Vec<Waker>>,
+    waiting: RefCell<Vec<Weak<Outbox>>>,
     connections: RefCell<BTreeMap<u64, Weak<Outbox>>>,
     last_id: Cell<u64>,
     closing: Cell<bool>,
@@ -150,7 +149,17 @@ impl WireServer {
         }
     }
 
+    /// Wakes the connection when requests may be taken again.
+    fn wait(&self, outbox: &Rc<Outbox>) {
+        if !outbox.waiting.replace(true) {
+            self.waiting.borrow_mut().push(Rc::downgrade(outbox));
+        }
+    }
+
     fn wake_waiting(&self) {
-        self.waiting.take().into_iter().for_each(Waker::wake);
+        for outbox in self.waiting.take().iter().filter_map(Weak::upgrade) {
+            outbox.waiting.set(false);
+            outbox.wake();
+        }
     }
 }

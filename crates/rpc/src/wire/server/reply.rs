@@ -26,6 +26,8 @@ pub(super) struct Outbox {
     pub in_flight_bytes: Cell<usize>,
     /// The connection waits for requests to be finished before it goes on.
     pub blocked: Cell<bool>,
+    /// The connection waits for the server to hold less.
+    pub waiting: Cell<bool>,
     pub closed: Cell<bool>,
 }
 
@@ -38,6 +40,7 @@ impl Outbox {
             in_flight: Cell::new(0),
             in_flight_bytes: Cell::new(0),
             blocked: Cell::new(false),
+            waiting: Cell::new(false),
             closed: Cell::new(false),
         }
     }

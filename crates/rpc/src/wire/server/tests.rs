@@ -356,6 +356,35 @@ fn a_lost_connection_says_what_is_unclear() {
 }
 
 #[test]
+fn all_connections_together_hold_a_bounded_number_of_bytes() {
+    run(async {
+        let echo = Echo::default();
+        let held = echo.held.clone();
+        // Room for three requests.
+        let frame = frames([remove()]).len();
+        let limits = Limits { held_bytes: 3 * frame, ..Limits::default() };
+        let (address, server) = start(echo, limits).await;
+        let mut calls = Vec::new();
+        for _ in 0..20 {
+            let connection = Connection::connect(address, SOON).await.unwrap();
+            calls.push(spawn_local(async move { connection.call(head(), &remove(), SOON).await }));
+        }
+        let mut answered = 0;
+        while answered < 20 {
+            sleep(Duration::from_millis(5)).await;
+            let replies = held.take();
+            assert!((1..=3).contains(&replies.len()), "{}", replies.len());
+            assert_eq!(server.held_bytes(), replies.len() * frame);
+            answered += replies.len();
+            replies.into_iter().for_each(|reply| reply.write(WriteResponse::Update(Default::default())));
+        }
+        for call in calls {
+            call.await.unwrap().unwrap();
+        }
+    });
+}
+
+#[test]
 fn captured_replies() {
     let request = get(b"k");
     let (reply, captured) = ReplyTo::capture(&head(), &request);
