@@ -13,6 +13,7 @@ use pegasus_placement::cure::Cure;
 use pegasus_placement::level::FunctionLevel;
 use pegasus_placement::liveness::Liveness;
 use pegasus_placement::tables::Limits;
+use pegasus_types::meta::ProposalRequest;
 use pegasus_types::{AppInfo, Ballot, Gpid, Node, PartitionConfig};
 use tokio::sync::{Notify, mpsc, watch};
 
@@ -50,6 +51,8 @@ pub struct State {
     pub liveness: Liveness,
     pub cure: Cure,
     pub notes: BTreeMap<Gpid, String>,
+    /// The last proposal for each partition that is not healthy, so that repetitions are not logged.
+    pub proposed: BTreeMap<Gpid, ProposalRequest>,
     /// Nodes that are asked for a full report with their next beacon.
     pub wants_report: Rc<RefCell<BTreeSet<Node>>>,
     /// Something changed since the last round.

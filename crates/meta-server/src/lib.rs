@@ -175,6 +175,7 @@ pub async fn start_on(
             liveness,
             cure: Cure::new(config.cure_options(), now),
             notes: Default::default(),
+            proposed: Default::default(),
             wants_report,
             dirty: true,
             strange_tables: BTreeSet::new(),

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use pegasus_placement::cure::{Order, Verdict};
 use pegasus_types::AppStatus;
+use pegasus_types::meta::ProposalRequest;
 use tokio::time::{sleep, timeout};
 
 use crate::leader::Leader;
@@ -87,8 +88,15 @@ fn look(leader: &Leader) -> bool {
             state.dirty = true;
         }
     }
+    state.proposed.retain(|gpid, _| state.notes.contains_key(gpid));
     for (to, request) in proposals {
-        tracing::info!(%to, gpid = %request.gpid, ballot = %request.ballot, proposal = ?request.proposal, "proposing");
+        let ProposalRequest { gpid, ballot, proposal } = &request;
+        if state.proposed.get(gpid) == Some(&request) {
+            tracing::debug!(%to, %gpid, %ballot, ?proposal, "proposing again");
+        } else {
+            tracing::info!(%to, %gpid, %ballot, ?proposal, "proposing");
+            state.proposed.insert(*gpid, request.clone());
+        }
         leader.proposer.propose(&to, request);
     }
     changed

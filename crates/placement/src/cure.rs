@@ -459,8 +459,8 @@ impl Patient<'_> {
     fn candidate(&self, memory: &mut Memory, round: &Round) -> Result<Node, String> {
         let free =
             |node: &Node| round.learners.get(node).copied().unwrap_or(0) < self.options.max_learners_per_node;
-        let eligible = |node: &Node| self.liveness.is_usable(node) && !self.config.is_member(node);
         let mut given_up = std::mem::take(&mut memory.given_up);
+        let eligible = |node: &Node| self.is_there(memory, node) && !self.config.is_member(node);
         if !self.liveness.usable().any(|node| eligible(node) && !given_up.contains(node)) {
             // Everybody failed once: start over.
             given_up.clear();
@@ -497,6 +497,13 @@ impl Patient<'_> {
             .ok_or_else(|| "every other node learns enough already".into())
     }
 
+    /// May get a replica, and has been heard since it left: a group that removed a member knows sooner that
+    /// its node is gone than its missing beacons tell.
+    fn is_there(&self, memory: &Memory, node: &Node) -> bool {
+        let last_beacon = self.liveness.get(node).map(|state| state.last_beacon);
+        self.liveness.is_usable(node) && memory.left.get(node) < last_beacon.as_ref()
+    }
+
     /// The member that left last, while it is worth waiting for.
     fn awaited(&self, memory: &Memory) -> Option<(&Node, Millis)> {
         let minimum = write_minimum(self.options.min_replica_count, self.config.max_replica_count);
@@ -505,7 +512,7 @@ impl Patient<'_> {
         }
         let node = self.config.last_drops.last()?;
         let since = memory.left.get(node).copied().unwrap_or(self.started);
-        (self.now.since(since) < self.options.return_ms && !self.liveness.is_usable(node))
+        (self.now.since(since) < self.options.return_ms && !self.is_there(memory, node))
             .then_some((node, since))
     }
 

@@ -170,6 +170,11 @@ fn a_member_that_left_is_awaited_and_then_replaced() {
     let after = change::apply(&before, &request).unwrap();
     cure.changed(NOW + 5_000, &before, &after);
     let view = view_of(vec![after]);
+    let not_heard_since = nodes(&[1, 2, 3, 4]);
+    assert_eq!(proposals(cure.clone().round(NOW + 5_001, &view, &not_heard_since)), []);
+    let heard_again = alive(NOW + 5_001, (1..=4).map(node));
+    let want = [(node(1), Proposal::AddSecondary { node: node(3) })];
+    assert_eq!(proposals(cure.clone().round(NOW + 5_001, &view, &heard_again)), want);
     let liveness = with_dead(&[1, 2, 4], &[3]);
     let at = |cure: &mut Cure, ms| proposals(cure.round(NOW + ms, &view, &liveness));
     assert_eq!(at(&mut cure, 604_999), []);
