@@ -317,6 +317,11 @@ impl EngineError {
         Self::Io { what, source }
     }
 
+    /// What is on disk cannot be trusted: the replica must not serve or teach any more.
+    pub fn is_damage(&self) -> bool {
+        matches!(self, Self::Corrupt(_) | Self::Panicked(_) | Self::Failed(_))
+    }
+
     /// Space may come back; nothing is damaged.
     pub fn is_full(&self) -> bool {
         matches!(self, Self::Io { source, .. }

@@ -19,6 +19,8 @@ mod guard;
 mod manifest;
 mod partition;
 mod tables;
+#[cfg(test)]
+mod tests;
 mod ttl;
 
 use std::path::Path;

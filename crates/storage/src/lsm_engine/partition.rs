@@ -36,6 +36,8 @@ const TABLE_BYTES: u64 = 64 << 20;
 /// `lsm-tree` 3.1.10 writes the number of runs of a level as one byte: at 256 its manifest forgets tables, and the next
 /// open deletes them. Long before that a flush has to compact first.
 const MAX_L0_RUNS: usize = 128;
+/// Room that compaction leaves on the disk, for flushes and the log.
+const ROOM_LEFT_BYTES: u64 = 16 << 20;
 
 pub struct Partition {
     dir: PathBuf,
@@ -277,7 +279,11 @@ impl Partition {
     }
 
     pub fn get(&self, key: &[u8]) -> Result<Option<Value>, EngineError> {
-        self.state().get(key, Decree(i64::MAX))
+        self.state().get(key, Decree(i64::MAX)).inspect_err(|e| {
+            if e.is_damage() {
+                self.fail(e.to_string());
+            }
+        })
     }
 
     pub fn view(&self) -> Result<Box<dyn View>, EngineError> {
@@ -403,6 +409,10 @@ impl Partition {
         let _compacting = lock(&self.compacting);
         for _ in 0..COMPACTIONS_IN_A_ROW {
             self.usable()?;
+            if let Err(e) = self.check_room(self.state().tables.due_bytes) {
+                lock(&self.health).last_failure = Some(Instant::now());
+                return if self.l0_runs() < MAX_L0_RUNS { Ok(false) } else { Err(e) };
+            }
             let strategy = Arc::new(Leveled::default());
             let changed = guarded("compaction", || {
                 let before = self.tree.current_version().id();
@@ -422,6 +432,16 @@ impl Partition {
         Ok(true)
     }
 
+    /// A compaction writes its output before its input goes. It must not be what fills the disk.
+    fn check_room(&self, bytes: u64) -> Result<(), EngineError> {
+        let stat = rustix::fs::statvfs(&self.dir)
+            .map_err(|e| EngineError::io("look at the disk's free space", e.into()))?;
+        if stat.f_bavail.saturating_mul(stat.f_frsize) >= bytes + ROOM_LEFT_BYTES {
+            return Ok(());
+        }
+        Err(EngineError::io("compaction", io::ErrorKind::StorageFull.into()))
+    }
+
     pub fn compact_all(self: &Arc<Self>) -> Result<(), EngineError> {
         self.seal();
         self.flush_sealed()?;
@@ -430,6 +450,7 @@ impl Partition {
         if self.state().tables.is_empty() {
             return Ok(());
         }
+        self.check_room(self.state().tables.bytes())?;
         guarded("compaction", || self.tree.major_compact(TABLE_BYTES, NO_SNAPSHOTS))
             .inspect_err(|e| self.note(e))?;
         self.shared.counters.compactions.fetch_add(1, Ordering::Relaxed);

@@ -18,6 +18,8 @@ pub struct Tables {
     /// Newest first; the tables of a run do not overlap and are in key order.
     runs: Vec<Arc<[Table]>>,
     pub l0_runs: usize,
+    /// Bytes of the newest level and of the one that it is merged into.
+    pub due_bytes: u64,
 }
 
 impl Tables {
@@ -27,12 +29,18 @@ impl Tables {
             let version = tree.current_version();
             let runs =
                 version.iter_levels().flat_map(|level| level.iter()).map(|run| Arc::from(&run[..])).collect();
-            Ok(Self { runs, l0_runs: version.l0().run_count() })
+            let l1 = version.iter_levels().skip(1).find(|level| !level.is_empty());
+            let due_bytes = version.l0().size() + l1.map_or(0, |level| level.size());
+            Ok(Self { runs, l0_runs: version.l0().run_count(), due_bytes })
         })
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &Table> {
         self.runs.iter().flat_map(|run| run.iter())
+    }
+
+    pub fn bytes(&self) -> u64 {
+        self.iter().map(|table| table.metadata.file_size).sum()
     }
 
     pub fn is_empty(&self) -> bool {

@@ -14,7 +14,7 @@ use crate::harness::*;
 const MIB: u64 = 1 << 20;
 const DISK: u64 = 64 * MIB;
 /// Space that is freed in the end.
-const FILLER: u64 = 32 * MIB;
+const FILLER: u64 = 44 * MIB;
 
 struct SmallDisk {
     _root: tempfile::TempDir,

@@ -39,7 +39,8 @@ impl Bench {
     }
 
     pub fn at(kind: EngineKind, dir: &Path) -> Self {
-        Self { factory: new_factory(kind, small_options()), dir: dir.to_owned(), _root: None }
+        let options = EngineOptions { memtable_bytes: 256 << 10, ..small_options() };
+        Self { factory: new_factory(kind, options), dir: dir.to_owned(), _root: None }
     }
 
     pub fn open(&self) -> Arc<dyn PartitionEngine> {

@@ -1,5 +1,8 @@
 //! What every engine must do, whatever it is made of: `storage::engine`'s promises as tests.
 
+// Everything here is a test, also what clippy does not see as one.
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
+
 mod basics;
 mod crash;
 mod full_disk;

@@ -1,0 +1,176 @@
+//! Damage to the files of a tree. It must never be taken for data, nor cost data that is whole.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+
+use super::*;
+use crate::engine::new_factory;
+use crate::ops::test_support::Store;
+
+struct Tree {
+    root: tempfile::TempDir,
+    factory: Arc<dyn EngineFactory>,
+    rows: BTreeMap<Bytes, Bytes>,
+}
+
+fn contents(engine: &dyn PartitionEngine) -> Result<BTreeMap<Bytes, Bytes>, EngineError> {
+    let view = engine.view()?;
+    let rows = view.range(std::ops::Bound::Unbounded, std::ops::Bound::Unbounded, false);
+    rows.map(|row| row.map(|(key, value)| (key, value.stored().clone()))).collect()
+}
+
+impl Tree {
+    /// Two tables.
+    fn new() -> Self {
+        let root = tempfile::tempdir().unwrap();
+        let factory = new_factory(EngineKind::Lsm, EngineOptions::default());
+        let mut store = Store::over(factory.open(root.path()).unwrap());
+        for part in ["a", "b"] {
+            for i in 0..40 {
+                store.put(part, &format!("{i:02}"), &"value".repeat(i));
+            }
+            store.engine().flush(true).unwrap();
+        }
+        let rows = contents(store.engine()).unwrap();
+        assert_eq!(rows.len(), 80);
+        drop(store);
+        Self { root, factory, rows }
+    }
+
+    fn open(&self) -> Result<Arc<dyn PartitionEngine>, EngineError> {
+        self.factory.open(self.root.path())
+    }
+
+    fn opens_whole(&self) {
+        assert_eq!(contents(&*self.open().unwrap()).unwrap(), self.rows);
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.root.path().join("lsm").join(name)
+    }
+
+    fn tables(&self) -> Vec<PathBuf> {
+        let mut tables: Vec<_> =
+            fs::read_dir(self.path("tables")).unwrap().map(|entry| entry.unwrap().path()).collect();
+        tables.sort();
+        tables
+    }
+
+    fn manifest(&self) -> PathBuf {
+        let entries = fs::read_dir(self.path("")).unwrap().map(|entry| entry.unwrap().path());
+        let mut manifests =
+            entries.filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with('v'));
+        let manifest = manifests.next().unwrap();
+        assert_eq!(manifests.next(), None, "old manifests are removed");
+        manifest
+    }
+
+    fn refused(&self, why: &str) {
+        let tables = self.tables();
+        let refused = self.open().map(drop);
+        assert!(matches!(refused, Err(EngineError::Corrupt(_))), "{why}: {refused:?}");
+        assert_eq!(self.tables(), tables, "{why}: nothing was removed");
+    }
+}
+
+#[test]
+fn no_flipped_bit_of_the_manifest_passes() {
+    let tree = Tree::new();
+    tree.opens_whole();
+    for path in [tree.manifest(), tree.path("current")] {
+        let good = fs::read(&path).unwrap();
+        for at in 0..good.len() {
+            let mut bad = good.clone();
+            bad[at] ^= 1 << (at % 8);
+            fs::write(&path, bad).unwrap();
+            tree.refused(&format!("{} with byte {at} changed", path.display()));
+        }
+        fs::write(&path, &good[..good.len() / 2]).unwrap();
+        tree.refused("cut in half");
+        fs::remove_file(&path).unwrap();
+        tree.refused("removed");
+        fs::write(&path, good).unwrap();
+    }
+    tree.opens_whole();
+}
+
+#[test]
+fn a_missing_table_is_noticed() {
+    let tree = Tree::new();
+    let table = tree.tables().pop().unwrap();
+    let aside = tree.path("kept");
+    fs::rename(&table, &aside).unwrap();
+    tree.refused("a table is missing");
+    fs::rename(&aside, &table).unwrap();
+    tree.opens_whole();
+}
+
+#[test]
+fn unlisted_tables_are_moved_aside() {
+    let tree = Tree::new();
+    let stray = tree.path("tables/4711");
+    fs::write(&stray, "left by a crash").unwrap();
+    fs::create_dir_all(tree.path("unlisted/1000")).unwrap();
+    tree.opens_whole();
+    assert!(!stray.exists());
+    let aside: Vec<_> =
+        fs::read_dir(tree.path("unlisted")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert_eq!(aside.len(), 1, "the old one is removed");
+    assert_eq!(fs::read_to_string(aside[0].join("4711")).unwrap(), "left by a crash");
+}
+
+#[test]
+fn damaged_tables_give_errors_not_rows() {
+    let tree = Tree::new();
+    let (mut refused, mut failed, mut harmless) = (0, 0, 0);
+    for path in tree.tables() {
+        let good = fs::read(&path).unwrap();
+        for at in (0..good.len()).step_by(61).chain(good.len() - 60..good.len()) {
+            let mut bad = good.clone();
+            bad[at] ^= 0x10;
+            fs::write(&path, bad).unwrap();
+            // A factory of its own: another one has the sound blocks in its cache.
+            match new_factory(EngineKind::Lsm, EngineOptions::default()).open(tree.root.path()) {
+                Err(_) => refused += 1,
+                Ok(engine) => match contents(&*engine) {
+                    Err(_) => failed += 1,
+                    Ok(rows) => {
+                        assert_eq!(rows, tree.rows, "byte {at} of {}", path.display());
+                        harmless += 1;
+                    }
+                },
+            }
+        }
+        fs::write(&path, good).unwrap();
+    }
+    println!("{refused} refused, {failed} failed to read, {harmless} harmless");
+    assert!(refused > 0 && failed > 0);
+    tree.opens_whole();
+}
+
+#[test]
+fn a_damaged_row_fails_the_partition_and_leaves_the_others() {
+    let (sick, sound) = (Tree::new(), Tree::new());
+    let table = sick.tables().remove(0);
+    let mut bytes = fs::read(&table).unwrap();
+    bytes[100] ^= 1;
+    fs::write(&table, bytes).unwrap();
+    let factory = new_factory(EngineKind::Lsm, EngineOptions::default());
+    let engine = factory.open(sick.root.path()).unwrap();
+    let mut errors = 0;
+    for key in sick.rows.keys() {
+        match engine.get(key) {
+            Ok(value) => assert_eq!(value.map(|value| value.stored().clone()).as_ref(), sick.rows.get(key)),
+            Err(e) => {
+                assert!(e.is_damage(), "{e}");
+                errors += 1;
+            }
+        }
+    }
+    assert!(errors > 0);
+    assert!(matches!(engine.health(), Health::Failed(_)));
+    assert!(matches!(engine.compact(), Err(EngineError::Failed(_))));
+    let other = factory.open(sound.root.path()).unwrap();
+    assert_eq!((contents(&*other).unwrap(), other.health()), (sound.rows.clone(), Health::Ok));
+}
