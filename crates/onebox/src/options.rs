@@ -1,0 +1,186 @@
+//! What kind of cluster.
+
+use std::net::Ipv4Addr;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+
+/// More processes than this on one machine are a typing mistake.
+const REPLICAS_MAX: u16 = 64;
+/// Of table `temp`: every partition costs each replica-server memory.
+const PARTITIONS_MAX: u32 = 1024;
+
+/// When a write counts as done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+pub enum Durability {
+    /// It is on the disks of all replicas.
+    #[default]
+    Sync,
+    /// All replicas' operating systems have it.
+    #[value(name = "page_cache")]
+    PageCache,
+}
+
+/// Where replicas keep their data.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+pub enum Engine {
+    #[default]
+    Lsm,
+    Sled,
+}
+
+impl Durability {
+    /// As the configuration file spells it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Sync => "sync",
+            Self::PageCache => "page_cache",
+        }
+    }
+}
+
+impl Engine {
+    /// As the configuration file spells it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Lsm => "lsm",
+            Self::Sled => "sled",
+        }
+    }
+}
+
+/// How a cluster is to be made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Options {
+    pub metas: u16,
+    pub replicas: u16,
+    /// Of table `temp`; a power of two, at least 2.
+    pub partitions: u32,
+    pub durability: Durability,
+    pub engine: Engine,
+    pub collector: bool,
+    /// Further settings of every process, `section.key=value`.
+    pub sets: Vec<String>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            metas: 1,
+            replicas: 3,
+            partitions: 8,
+            durability: Durability::Sync,
+            engine: Engine::Lsm,
+            collector: true,
+            sets: Vec::new(),
+        }
+    }
+}
+
+impl Options {
+    /// What cannot work is refused before anything is started.
+    pub fn check(&self) -> Result<()> {
+        if self.metas == 0 || self.replicas == 0 {
+            bail!("a cluster has at least one meta-server and one replica-server");
+        }
+        if self.metas > 1 {
+            bail!(
+                "METAS={}: several meta-servers choose their leader through ZooKeeper, which comes with a later \
+                 release; this one runs METAS=1",
+                self.metas
+            );
+        }
+        if self.replicas > REPLICAS_MAX {
+            bail!("REPLICAS={}: at most {REPLICAS_MAX}", self.replicas);
+        }
+        if !self.partitions.is_power_of_two() || !(2..=PARTITIONS_MAX).contains(&self.partitions) {
+            bail!("PARTITIONS={}: a power of two from 2 to {PARTITIONS_MAX}", self.partitions);
+        }
+        if self.engine == Engine::Sled && self.durability == Durability::PageCache {
+            bail!(
+                "ENGINE=sled does not keep its promises with DURABILITY=page_cache: use DURABILITY=sync, or ENGINE=lsm"
+            );
+        }
+        if let Some(set) = self.sets.iter().find(|set| !set.split_once('=').is_some_and(|(k, _)| k.contains('.')))
+        {
+            bail!("--set {set}: expected section.key=value");
+        }
+        Ok(())
+    }
+
+    /// Copies of each partition of `temp`.
+    pub fn copies(&self) -> u16 {
+        self.replicas.min(3)
+    }
+}
+
+/// Options and the place where a cluster lives. Fixed when it is made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    pub options: Options,
+    pub host: Ipv4Addr,
+    /// Added to every port.
+    pub port_base: u16,
+}
+
+impl Plan {
+    const FILE: &str = "cluster.json";
+
+    /// None when there is no cluster in `dir`.
+    pub fn read(dir: &Path) -> Result<Option<Self>> {
+        let file = dir.join(Self::FILE);
+        match std::fs::read(&file) {
+            Ok(bytes) => serde_json::from_slice(&bytes)
+                .map(Some)
+                .with_context(|| format!("{} is not readable; `make onebox-clear` removes it", file.display())),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).with_context(|| format!("read {}", file.display())),
+        }
+    }
+
+    pub fn write(&self, dir: &Path) -> Result<()> {
+        let (file, new) = (dir.join(Self::FILE), dir.join("cluster.json.tmp"));
+        std::fs::write(&new, serde_json::to_vec_pretty(self)?)
+            .and_then(|()| std::fs::rename(&new, &file))
+            .with_context(|| format!("write {}", file.display()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_work_is_refused_with_the_reason() {
+        let good = Options::default();
+        good.check().unwrap();
+        let sled = Options { engine: Engine::Sled, ..good.clone() };
+        sled.check().unwrap();
+        for (bad, why) in [
+            (Options { metas: 3, ..good.clone() }, "ZooKeeper, which comes with a later release"),
+            (Options { metas: 0, ..good.clone() }, "at least one"),
+            (Options { replicas: 0, ..good.clone() }, "at least one"),
+            (Options { replicas: 65, ..good.clone() }, "at most 64"),
+            (Options { partitions: 3, ..good.clone() }, "power of two"),
+            (Options { partitions: 1, ..good.clone() }, "power of two"),
+            (Options { durability: Durability::PageCache, ..sled }, "DURABILITY=sync"),
+            (Options { sets: vec!["a=b".into()], ..good.clone() }, "section.key=value"),
+        ] {
+            let told = bad.check().unwrap_err().to_string();
+            assert!(told.contains(why), "{told}");
+        }
+    }
+
+    #[test]
+    fn a_plan_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(Plan::read(dir.path()).unwrap(), None);
+        let plan = Plan { options: Options::default(), host: Ipv4Addr::LOCALHOST, port_base: 100 };
+        plan.write(dir.path()).unwrap();
+        assert_eq!(Plan::read(dir.path()).unwrap(), Some(plan));
+        std::fs::write(dir.path().join(Plan::FILE), "{").unwrap();
+        assert!(Plan::read(dir.path()).unwrap_err().to_string().contains("onebox-clear"));
+    }
+}
