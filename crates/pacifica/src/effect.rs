@@ -18,12 +18,14 @@ pub enum Effect {
         gpid: Gpid,
         config: PartitionConfig,
     },
-    /// Append in this order under `ballot`; `committed` goes into the records. Reported by `Logged`; one
-    /// report may stand for several effects of the same ballot.
+    /// Append in this order under `ballot`; `committed` goes into the records. With `cuts`, every record of this
+    /// copy that was logged before with a higher decree than the first of these is void: the first record says
+    /// so. Reported by `Logged`; one report may stand for several effects of the same ballot.
     Log {
         gpid: Gpid,
         ballot: Ballot,
         committed: Decree,
+        cuts: bool,
         mutations: Vec<Mutation>,
     },
     Send {

@@ -163,12 +163,13 @@ impl Shared {
     }
 
     /// To the own log, under the present ballot.
-    pub fn log(&self, env: &mut Env<'_>, mutations: Vec<Mutation>) {
+    pub fn log(&mut self, env: &mut Env<'_>, mutations: Vec<Mutation>) {
         if !mutations.is_empty() {
             env.out.push(Effect::Log {
                 gpid: self.gpid,
                 ballot: self.ballot(),
                 committed: self.tail.committed(),
+                cuts: self.tail.take_cut(),
                 mutations,
             });
         }

@@ -24,6 +24,8 @@ pub(crate) struct Tail {
     committed: Decree,
     /// Up to here the mutations, as they stand here, are in the own log, under whatever ballot.
     durable: Decree,
+    /// Mutations were dropped that the log still has.
+    cut: bool,
     entries: VecDeque<Entry>,
     bytes: usize,
     committed_bytes: usize,
@@ -47,6 +49,7 @@ impl Tail {
             applied: at,
             committed: at,
             durable: at,
+            cut: false,
             entries: VecDeque::new(),
             bytes: 0,
             committed_bytes: 0,
@@ -151,8 +154,14 @@ impl Tail {
         while self.prepared() > decree {
             let entry = self.entries.pop_back().expect("prepared lies above base");
             self.bytes -= entry.mutation.body.len();
+            self.cut = true;
         }
         self.durable = self.durable.min(decree);
+    }
+
+    /// Must the next record tell the log that what it has beyond is void?
+    pub fn take_cut(&mut self) -> bool {
+        std::mem::take(&mut self.cut)
     }
 
     /// Everything that is not committed, put under `ballot`.
@@ -258,6 +267,7 @@ mod tests {
         assert_eq!((tail.prepared(), tail.durable()), (Decree(15), Decree(15)));
         assert_eq!(tail.offer(Ballot(2), mutation(13, 2)), Offer::Taken);
         assert_eq!((tail.prepared(), tail.durable()), (Decree(13), Decree(12)));
+        assert!(tail.take_cut() && !tail.take_cut());
         assert_eq!(tail.offer(Ballot(2), mutation(15, 2)), Offer::Gap);
         tail.check().unwrap();
     }

@@ -22,7 +22,9 @@ const HEARTBEAT_WITHIN: Duration = Duration::from_millis(1000);
 
 pub fn begin(state: &mut NodeState, shell: &Rc<Shell>, now: Millis, effect: Effect) {
     match effect {
-        Effect::Log { gpid, ballot, committed, mutations } => log(state, gpid, ballot, committed, mutations),
+        Effect::Log { gpid, ballot, committed, cuts, mutations } => {
+            log(state, gpid, ballot, committed, cuts, mutations);
+        }
         Effect::Send { to, envelope } => send(state, shell, to, envelope),
         Effect::Apply { gpid, mutations } => apply(state, gpid, &mutations),
         Effect::Reply { gpid, token, result } => reply(state, now, gpid, token, result),
@@ -54,12 +56,19 @@ pub fn begin(state: &mut NodeState, shell: &Rc<Shell>, now: Millis, effect: Effe
     }
 }
 
-fn log(state: &mut NodeState, gpid: Gpid, ballot: Ballot, committed: Decree, mutations: Vec<Mutation>) {
+fn log(
+    state: &mut NodeState,
+    gpid: Gpid,
+    ballot: Ballot,
+    committed: Decree,
+    mut cuts: bool,
+    mutations: Vec<Mutation>,
+) {
     let Some(replica) = state.replicas.get(&gpid) else { return };
     let copy_id = replica.copy_id;
     let disk = &mut state.disks[replica.disk];
     for mutation in mutations {
-        disk.push(Record { copy_id, ballot, committed, mutation, cuts: false });
+        disk.push(Record { copy_id, ballot, committed, mutation, cuts: std::mem::take(&mut cuts) });
     }
 }
 
