@@ -1,1 +1,36 @@
-//! pegasus-sim
+//! A cluster in one thread, on seeded time, network and disks, with checkers that look on after every step.
+//!
+//! The replication core (`pegasus_pacifica`), the meta's decisions (`pegasus_placement`) and the log with its
+//! recovery (`pegasus_mutation_log`) are those of the daemons. What is played here is the shell round them: the
+//! host ([`host`]), the network ([`bus`]), the disk ([`disk`]), clients that know every value ([`workload`]).
+//!
+//! | word | meaning |
+//! |---|---|
+//! | seed | a number from which a whole run follows, byte for byte |
+//! | host | a machine with one replica-server: its clock, its disk, its process |
+//! | life | from one start of a process to its end |
+//! | nemesis | whoever breaks things by chance |
+//! | script | a scenario told as text, with what is expected ([`script`]) |
+//!
+//! ```text
+//!  clients --request--> hosts <--messages, heartbeats--> hosts
+//!                         ^  \                             all through Bus: delay, loss, cuts
+//!       nemesis, script --+   +--asks--> meta
+//!                         |
+//!  checks: after every step, on every commit, on every answer
+//! ```
+
+pub mod bus;
+pub mod checks;
+pub mod dice;
+pub mod disk;
+pub mod engine;
+pub mod host;
+pub mod meta;
+mod nemesis;
+pub mod run;
+pub mod script;
+pub mod settings;
+pub mod trace;
+pub mod workload;
+pub mod world;

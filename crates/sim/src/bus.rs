@@ -1,0 +1,257 @@
+//! Time, what will happen, and the network.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+use std::fmt;
+
+use pegasus_types::learn::LearnRefused;
+use pegasus_types::message::{Envelope, Heartbeat, HeartbeatAck};
+use pegasus_types::meta::{Beacon, ChangeReply, ChangeRequest, ProposalRequest, ReplicaReport};
+use pegasus_types::{AppInfo, Ballot, Decree, Gpid, Mutation, PartitionConfig};
+
+use crate::dice::Dice;
+use crate::engine::Rows;
+use crate::trace::Trace;
+use crate::workload::{OpId, Request, Response};
+
+/// Microseconds since the beginning of the run; nobody in the cluster sees it.
+pub type Micros = u64;
+
+pub const MS: Micros = 1_000;
+pub const SECOND: Micros = 1_000_000;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Place {
+    Host(usize),
+    Meta,
+    Client(usize),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Host(i) => write!(f, "n{}", i + 1),
+            Self::Meta => f.write_str("meta"),
+            Self::Client(i) => write!(f, "c{}", i + 1),
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+pub enum Packet {
+    Envelope(Envelope),
+    Beat(Heartbeat),
+    BeatAck(HeartbeatAck),
+    Change { ask: u64, request: ChangeRequest },
+    ChangeReply { ask: u64, reply: ChangeReply },
+    Query(Gpid),
+    Configs(Vec<(AppInfo, PartitionConfig)>),
+    Propose(ProposalRequest),
+    Beacon(Beacon),
+    WantsReport,
+    Report { replicas: Vec<ReplicaReport> },
+    LearnOpen { gpid: Gpid, ballot: Ballot, signature: u64, committed: Decree },
+    LearnPlan { gpid: Gpid, signature: u64, plan: Result<Option<(Rows, Decree)>, LearnRefused> },
+    LearnLog { gpid: Gpid, signature: u64, after: Decree },
+    LearnChunk { gpid: Gpid, signature: u64, chunk: Result<(Vec<Mutation>, Decree), LearnRefused> },
+    Route(Gpid),
+    RouteIs { gpid: Gpid, primary: Option<usize> },
+    Request { op: OpId, request: Request },
+    Response { op: OpId, response: Response },
+}
+
+impl Packet {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Envelope(_) => "message",
+            Self::Beat(_) => "heartbeat",
+            Self::BeatAck(_) => "heartbeat-ack",
+            Self::Change { .. } => "change",
+            Self::ChangeReply { .. } => "change-reply",
+            Self::Query(_) => "query",
+            Self::Configs(_) => "configs",
+            Self::Propose(_) => "proposal",
+            Self::Beacon(_) => "beacon",
+            Self::WantsReport => "wants-report",
+            Self::Report { .. } => "report",
+            Self::LearnOpen { .. } => "learn-open",
+            Self::LearnPlan { .. } => "learn-plan",
+            Self::LearnLog { .. } => "learn-log",
+            Self::LearnChunk { .. } => "learn-chunk",
+            Self::Route(_) => "route",
+            Self::RouteIs { .. } => "route-is",
+            Self::Request { .. } => "request",
+            Self::Response { .. } => "response",
+        }
+    }
+}
+
+/// Something that will happen at a host, unless its process has ended by then.
+#[derive(Clone, Debug)]
+pub enum Chore {
+    Timer,
+    Beacon,
+    LogWrite,
+    LogSync,
+    FlushEngine(Gpid),
+    Saved { gpid: Gpid, ballot: Ballot, learning: bool },
+    Opened(Gpid),
+    RowsCopied { gpid: Gpid, signature: u64, rows: Rows, decree: Decree },
+    AskTimeout(u64),
+    CopyTimeout { gpid: Gpid, request: u64 },
+    ReadDone { op: OpId, from: usize, gpid: Gpid, response: Response },
+    Deadline { op: OpId },
+    ReportSoon,
+    PeerReset(usize),
+}
+
+#[derive(Clone, Debug)]
+pub enum Happening {
+    Deliver {
+        from: Place,
+        to: Place,
+        life: u64,
+        packet: Packet,
+    },
+    Chore {
+        host: usize,
+        life: u64,
+        chore: Chore,
+    },
+    StartHost(usize),
+    /// A host with a broken disk gets a good one and starts anew.
+    Replace(usize),
+    StartMeta,
+    MetaRound,
+    ClientNext(usize),
+    ClientTimeout {
+        client: usize,
+        op: OpId,
+    },
+    Nemesis,
+}
+
+#[derive(Debug)]
+struct Item {
+    at: Micros,
+    seq: u64,
+    what: Happening,
+}
+
+impl PartialEq for Item {
+    fn eq(&self, other: &Self) -> bool {
+        (self.at, self.seq) == (other.at, other.seq)
+    }
+}
+impl Eq for Item {}
+impl PartialOrd for Item {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for Item {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.at, self.seq).cmp(&(other.at, other.seq))
+    }
+}
+
+/// How bad the weather is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Weather {
+    /// Everything arrives within 2 ms.
+    Calm,
+    /// 2 % are lost, 3 % are late by up to 1.5 s.
+    Stormy,
+}
+
+#[derive(Debug)]
+pub struct Bus {
+    pub now: Micros,
+    seq: u64,
+    queue: BinaryHeap<Reverse<Item>>,
+    pub dice: Dice,
+    pub weather: Weather,
+    /// One-way cuts: until when nothing gets from one place to another.
+    cuts: BTreeMap<(Place, Place), Micros>,
+    /// Which life each host is in: what was sent to an earlier one is lost.
+    pub lives: Vec<u64>,
+    pub trace: Trace,
+}
+
+impl Bus {
+    pub fn new(dice: Dice, hosts: usize, trace: Trace) -> Self {
+        Self {
+            now: 0,
+            seq: 0,
+            queue: BinaryHeap::new(),
+            dice,
+            weather: Weather::Calm,
+            cuts: BTreeMap::new(),
+            lives: vec![0; hosts],
+            trace,
+        }
+    }
+
+    pub fn at(&mut self, at: Micros, what: Happening) {
+        self.seq += 1;
+        self.queue.push(Reverse(Item { at: at.max(self.now), seq: self.seq, what }));
+    }
+
+    pub fn after(&mut self, delay: Micros, what: Happening) {
+        self.at(self.now + delay, what);
+    }
+
+    pub fn chore(&mut self, host: usize, delay: Micros, chore: Chore) {
+        let life = self.lives[host];
+        self.after(delay, Happening::Chore { host, life, chore });
+    }
+
+    /// The next thing, with the time moved to it; None when it lies beyond `end`.
+    pub fn next(&mut self, end: Micros) -> Option<Happening> {
+        if self.queue.peek().is_none_or(|Reverse(item)| item.at > end) {
+            self.now = self.now.max(end);
+            return None;
+        }
+        let Reverse(item) = self.queue.pop()?;
+        self.now = self.now.max(item.at);
+        Some(item.what)
+    }
+
+    pub fn cut(&mut self, from: Place, to: Place, until: Micros) {
+        self.cuts.insert((from, to), until);
+    }
+
+    pub fn heal(&mut self) {
+        self.cuts.clear();
+    }
+
+    pub fn is_cut(&self, from: Place, to: Place) -> bool {
+        self.cuts.get(&(from, to)).is_some_and(|until| *until > self.now)
+    }
+
+    fn delay(&mut self) -> Micros {
+        let x = self.dice.below(1000);
+        match self.weather {
+            Weather::Calm => self.dice.between(100, 2 * MS),
+            Weather::Stormy if x < 800 => self.dice.between(100, 2 * MS),
+            Weather::Stormy if x < 970 => self.dice.between(2 * MS, 80 * MS),
+            Weather::Stormy => self.dice.between(80 * MS, 1500 * MS),
+        }
+    }
+
+    pub fn send(&mut self, from: Place, to: Place, packet: Packet) {
+        let lost = self.weather == Weather::Stormy && self.dice.permille(20);
+        if lost || self.is_cut(from, to) {
+            if self.trace.is_on() {
+                self.trace.line(self.now, format_args!("{from} -> {to} {} lost", packet.name()));
+            }
+            return;
+        }
+        let life = match to {
+            Place::Host(host) => self.lives[host],
+            Place::Meta | Place::Client(_) => 0,
+        };
+        let delay = self.delay();
+        self.after(delay, Happening::Deliver { from, to, life, packet });
+    }
+}

@@ -1,0 +1,128 @@
+//! What must hold at every step, each checker in its own file.
+//!
+//! | checker | what |
+//! |---|---|
+//! | `one_primary` | at most one host serves a partition at any instant |
+//! | `ballots` | at most one process acts as primary at a ballot |
+//! | `prefix` | what is committed at a decree is the same everywhere, for ever |
+//! | `order` | every engine applies every decree once, in order |
+//! | `history` | what was acknowledged is read; reads never go back; counters count each request once |
+
+mod ballots;
+mod history;
+mod one_primary;
+mod order;
+mod prefix;
+
+use std::collections::BTreeSet;
+
+use pegasus_types::meta::ReplicaStatus;
+use pegasus_types::{Ballot, Gpid, Mutation, PartitionConfig};
+
+use crate::bus::Micros;
+use crate::host::Host;
+
+pub use history::History;
+
+#[derive(Debug, Default)]
+pub struct Checks {
+    violations: Vec<String>,
+    ballots: ballots::Ballots,
+    prefix: prefix::Prefix,
+    pub history: History,
+    /// Hosts that may report broken replicas.
+    faulty: BTreeSet<usize>,
+    pub figures: Figures,
+}
+
+/// What a run has seen, to show that it was worth running.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Figures {
+    pub steps: u64,
+    pub ballots: u64,
+    pub commits: u64,
+    pub take_overs: u64,
+    pub learned: u64,
+    /// Instants at which some host served, of those looked at.
+    pub served: u64,
+    pub looked: u64,
+}
+
+impl Checks {
+    pub fn violation(&mut self, now: Micros, what: String) {
+        self.violations.push(format!("{}.{:03} ms: {what}", now / 1000, now % 1000));
+    }
+
+    /// The first thing that went wrong.
+    pub fn failure(&self) -> Option<&str> {
+        self.violations.first().map(String::as_str).or_else(|| self.history.failure())
+    }
+
+    pub fn after_step(&mut self, now: Micros, hosts: &[Host], gpids: &[Gpid]) {
+        self.figures.steps += 1;
+        for &gpid in gpids {
+            self.figures.looked += 1;
+            match one_primary::check(now, hosts, gpid) {
+                Ok(serves) => self.figures.served += u64::from(serves),
+                Err(what) => self.violation(now, what),
+            }
+        }
+    }
+
+    pub fn role_changed(
+        &mut self,
+        now: Micros,
+        host: usize,
+        life: u64,
+        gpid: Gpid,
+        status: ReplicaStatus,
+        ballot: Ballot,
+    ) {
+        match status {
+            ReplicaStatus::Primary => {
+                if let Err(what) = self.ballots.primary(host, life, gpid, ballot) {
+                    self.violation(now, what);
+                }
+            }
+            ReplicaStatus::Error if !self.faulty.contains(&host) => {
+                self.violation(now, format!("n{} {gpid} broke at ballot {ballot}", host + 1));
+            }
+            ReplicaStatus::Error
+            | ReplicaStatus::Inactive
+            | ReplicaStatus::Learner
+            | ReplicaStatus::Secondary => {}
+        }
+    }
+
+    pub fn committed(&mut self, now: Micros, host: usize, mutation: &Mutation) {
+        self.figures.commits += 1;
+        if let Err(what) = self.prefix.committed(host, mutation) {
+            self.violation(now, what);
+        }
+    }
+
+    pub fn order_violated(&mut self, now: Micros, host: usize, gpid: Gpid, why: &str) {
+        self.violation(now, order::describe(host, gpid, why));
+    }
+
+    pub fn stored(&mut self, now: Micros, old: &PartitionConfig, new: &PartitionConfig) {
+        self.figures.ballots += 1;
+        self.figures.take_overs += u64::from(old.primary.is_some() && old.primary != new.primary);
+        self.figures.learned += u64::from(old.primary.is_some() && new.member_count() > old.member_count());
+        if new.ballot != old.ballot.next() {
+            self.violation(now, format!("{new:?} was stored over {old:?}"));
+        }
+    }
+
+    pub fn process_ended(&mut self, host: usize) {
+        self.faulty.remove(&host);
+    }
+
+    pub fn expect_faults(&mut self, host: usize) {
+        self.faulty.insert(host);
+    }
+
+    pub fn is_faulty(&self, host: usize) -> bool {
+        self.faulty.contains(&host)
+    }
+}

@@ -1,0 +1,388 @@
+//! A replica-server: the shell round the core, on simulated disk, network and clock.
+//!
+//! | file | what |
+//! |---|---|
+//! | `mod` | life of the process, the step loop |
+//! | `effects` | where a decision becomes IO |
+//! | `files` | log, replica files, engines: what survives |
+//! | `clients` | requests of clients: resolving, reading, parking |
+//! | `learning` | both ends of a copy |
+
+mod clients;
+mod effects;
+mod files;
+mod learning;
+
+use std::collections::{BTreeMap, VecDeque};
+
+use pegasus_mutation_log::LogCore;
+use pegasus_pacifica::{Event, NodeCore, Serving};
+use pegasus_types::meta::{Beacon, ReplicaStatus};
+use pegasus_types::{AppInfo, AppStatus, Gpid, Millis, Node, PartitionConfig};
+
+use crate::bus::{Bus, Chore, MS, Micros, Packet, Place, SECOND};
+use crate::checks::Checks;
+use crate::disk::SimDisk;
+use crate::settings::Settings;
+use clients::Clients;
+use files::{Append, ReplicaFile, Save};
+use learning::Copying;
+
+const BEACON_MS: u64 = 1_000;
+/// Every so many beacons the node reports its replicas unasked.
+const REPORT_EVERY: u64 = 3;
+/// The meta gives no answer.
+const ASK_TIMEOUT: Micros = 800 * MS;
+/// A log that is at one write for so long stands still (safety-rules.md 1.7).
+const LOG_STUCK: Micros = 5 * SECOND;
+
+/// What a host reaches outside of itself.
+#[derive(Debug)]
+pub struct Cx<'a> {
+    pub bus: &'a mut Bus,
+    pub checks: &'a mut Checks,
+    pub settings: &'a Settings,
+}
+
+/// CLOCK_BOOTTIME of one machine.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    /// Parts per million fast (or slow).
+    pub drift_ppm: i64,
+    pub offset_ms: u64,
+}
+
+impl Clock {
+    fn at(self, now: Micros) -> Millis {
+        let now = i64::try_from(now).unwrap_or(i64::MAX);
+        let shown = (now + now / 1_000_000 * self.drift_ppm) / 1_000;
+        Millis(shown.unsigned_abs() + self.offset_ms)
+    }
+
+    /// How long until the clock has moved by `ms`, rounded up.
+    fn lasts(self, ms: u64) -> Micros {
+        let micros = i64::try_from(ms * 1_000).unwrap_or(i64::MAX);
+        (micros - micros / 1_000_000 * self.drift_ppm.min(0)).unsigned_abs() + 2
+    }
+}
+
+#[derive(Debug)]
+pub struct Host {
+    pub id: usize,
+    pub node: Node,
+    pub clock: Clock,
+    pub disk: SimDisk,
+    /// A write or sync of the log that begins now takes until then.
+    pub disk_slow_until: Micros,
+    pub paused_until: Micros,
+    files: BTreeMap<Gpid, ReplicaFile>,
+    /// The machine lost power since the process ran last.
+    lost_power: bool,
+    process: Option<Process>,
+}
+
+/// What ends with the process.
+#[derive(Debug)]
+struct Process {
+    core: NodeCore,
+    log: LogCore,
+    incarnation: u64,
+    timer_at: Option<Micros>,
+    log_busy_since: Option<Micros>,
+    appends: BTreeMap<u64, Append>,
+    saves: VecDeque<Save>,
+    opening: usize,
+    /// Unanswered requests to the meta.
+    asks: BTreeMap<u64, (Gpid, pegasus_types::Ballot)>,
+    copying: BTreeMap<Gpid, Copying>,
+    clients: Clients,
+    status: BTreeMap<Gpid, ReplicaStatus>,
+    beacons: u64,
+    numbers: u64,
+}
+
+impl Process {
+    fn number(&mut self) -> u64 {
+        self.numbers += 1;
+        self.numbers
+    }
+}
+
+impl Host {
+    pub fn new(id: usize, clock: Clock) -> Self {
+        Self {
+            id,
+            node: Node::new(format!("n{}", id + 1)),
+            clock,
+            disk: SimDisk::default(),
+            disk_slow_until: 0,
+            paused_until: 0,
+            files: BTreeMap::new(),
+            lost_power: false,
+            process: None,
+        }
+    }
+
+    pub fn is_up(&self) -> bool {
+        self.process.is_some()
+    }
+
+    pub fn is_paused(&self, now: Micros) -> bool {
+        self.paused_until > now
+    }
+
+    pub fn index(node: &Node) -> Option<usize> {
+        node.as_str().strip_prefix('n')?.parse::<usize>().ok()?.checked_sub(1)
+    }
+
+    // --- life ---
+
+    pub fn start(&mut self, cx: &mut Cx<'_>) {
+        if self.process.is_some() {
+            return;
+        }
+        self.disk.repair();
+        self.paused_until = 0;
+        cx.bus.lives[self.id] += 1;
+        let incarnation = cx.bus.dice.next();
+        let log = match self.open_log(cx) {
+            Ok(log) => log,
+            Err(why) => return cx.checks.violation(cx.bus.now, format!("{}: {why}", self.node)),
+        };
+        let core = NodeCore::new(
+            self.node.clone(),
+            incarnation,
+            cx.settings.core.clone(),
+            self.clock.at(cx.bus.now),
+        );
+        cx.bus.trace.line(cx.bus.now, format_args!("{} starts", self.node));
+        let gpids: Vec<Gpid> = self.files.keys().copied().collect();
+        self.process = Some(Process {
+            core,
+            log,
+            incarnation,
+            timer_at: None,
+            log_busy_since: None,
+            appends: BTreeMap::new(),
+            saves: VecDeque::new(),
+            opening: gpids.len(),
+            asks: BTreeMap::new(),
+            copying: BTreeMap::new(),
+            clients: Clients::default(),
+            status: BTreeMap::new(),
+            beacons: 0,
+            numbers: 0,
+        });
+        for gpid in gpids {
+            self.step(cx, Event::Opening { gpid });
+            let delay = cx.bus.dice.between(MS, 20 * MS);
+            cx.bus.chore(self.id, delay, Chore::Opened(gpid));
+        }
+        if let Some(process) = &mut self.process
+            && process.opening == 0
+        {
+            process.log.recovery_done();
+        }
+        cx.bus.chore(self.id, 0, Chore::Beacon);
+        self.step(cx, Event::Tick);
+    }
+
+    /// The process ends without any warning; with `power`, so does the machine.
+    pub fn kill(&mut self, cx: &mut Cx<'_>, power: bool) {
+        let Some(process) = self.process.take() else { return };
+        cx.bus.lives[self.id] += 1;
+        let how = if power { "loses power" } else { "is killed" };
+        cx.bus.trace.line(cx.bus.now, format_args!("{} {how}", self.node));
+        for save in process.saves {
+            // It may have reached the disk just before.
+            if cx.bus.dice.permille(500) {
+                self.save_done(&save);
+            } else {
+                break;
+            }
+        }
+        for file in self.files.values_mut() {
+            file.engine.restart();
+        }
+        if power {
+            self.lost_power = true;
+            let mut dice = cx.bus.dice.split();
+            self.disk.lose_power(&mut dice);
+        }
+        cx.checks.process_ended(self.id);
+    }
+
+    // --- what happens to it ---
+
+    pub fn deliver(&mut self, cx: &mut Cx<'_>, from: Place, packet: Packet) {
+        if self.process.is_none() {
+            return;
+        }
+        let peer = match from {
+            Place::Host(i) => Node::new(format!("n{}", i + 1)),
+            Place::Meta | Place::Client(_) => Node::new(from.to_string()),
+        };
+        match packet {
+            Packet::Envelope(envelope) => self.step(cx, Event::Received { from: peer, envelope }),
+            Packet::Beat(heartbeat) => self.step(cx, Event::Heartbeat { from: peer, heartbeat }),
+            Packet::BeatAck(ack) => self.step(cx, Event::HeartbeatAcked { from: peer, ack }),
+            Packet::ChangeReply { ask, reply } => self.answered(cx, ask, Some(reply)),
+            Packet::Configs(configs) => {
+                for (info, config) in configs {
+                    self.configured(cx, &info, config);
+                }
+            }
+            Packet::Propose(request) => {
+                let (gpid, ballot, proposal) = (request.gpid, request.ballot, request.proposal);
+                self.step(cx, Event::Propose { gpid, ballot, proposal });
+            }
+            Packet::WantsReport => self.report(cx),
+            Packet::LearnOpen { gpid, ballot, signature, committed } => {
+                self.teach_open(cx, from, gpid, ballot, signature, committed);
+            }
+            Packet::LearnPlan { gpid, signature, plan } => self.learn_plan(cx, gpid, signature, plan),
+            Packet::LearnLog { gpid, signature, after } => self.teach_log(cx, from, gpid, signature, after),
+            Packet::LearnChunk { gpid, signature, chunk } => self.learn_chunk(cx, gpid, signature, chunk),
+            Packet::Request { op, request } => {
+                if let Place::Client(client) = from {
+                    self.request(cx, client, op, request);
+                }
+            }
+            Packet::Change { .. }
+            | Packet::Query(_)
+            | Packet::Beacon(_)
+            | Packet::Report { .. }
+            | Packet::Route(_)
+            | Packet::RouteIs { .. }
+            | Packet::Response { .. } => {}
+        }
+    }
+
+    pub fn chore(&mut self, cx: &mut Cx<'_>, chore: Chore) {
+        let Some(process) = &mut self.process else { return };
+        match chore {
+            Chore::Timer => {
+                if process.timer_at.is_some_and(|at| at <= cx.bus.now) {
+                    process.timer_at = None;
+                    self.step(cx, Event::Tick);
+                }
+            }
+            Chore::Beacon => self.beacon(cx),
+            Chore::ReportSoon => self.report(cx),
+            Chore::LogWrite => self.log_write(cx),
+            Chore::LogSync => self.log_sync(cx),
+            Chore::FlushEngine(gpid) => self.flush_engine(cx, gpid),
+            Chore::Saved { gpid, ballot, learning } => self.saved(cx, gpid, ballot, learning),
+            Chore::Opened(gpid) => self.opened(cx, gpid),
+            Chore::RowsCopied { gpid, signature, rows, decree } => {
+                self.rows_copied(cx, gpid, signature, rows, decree);
+            }
+            Chore::AskTimeout(ask) => self.answered(cx, ask, None),
+            Chore::CopyTimeout { gpid, request } => self.copy_timeout(cx, gpid, request),
+            Chore::ReadDone { op, from, gpid, response } => self.read_done(cx, op, from, gpid, response),
+            Chore::Deadline { op } => self.deadline(cx, op),
+            Chore::PeerReset(peer) => {
+                self.step(cx, Event::PeerReset { node: Node::new(format!("n{}", peer + 1)) });
+            }
+        }
+    }
+
+    fn answered(&mut self, cx: &mut Cx<'_>, ask: u64, reply: Option<pegasus_types::meta::ChangeReply>) {
+        let Some((gpid, asked_at)) = self.process.as_mut().and_then(|p| p.asks.remove(&ask)) else { return };
+        self.step(cx, Event::ChangeAnswered { gpid, asked_at, reply });
+    }
+
+    /// A configuration from the meta. Only while the table is being created may a member begin empty.
+    fn configured(&mut self, cx: &mut Cx<'_>, info: &AppInfo, config: PartitionConfig) {
+        let gpid = config.gpid;
+        let creating = info.status == AppStatus::Creating && config.is_member(&self.node);
+        if creating && !self.files.contains_key(&gpid) {
+            let copy_id = cx.bus.dice.next();
+            let blank = PartitionConfig::unassigned(gpid, config.max_replica_count);
+            self.files.insert(gpid, ReplicaFile::new(blank, false, copy_id));
+            self.start_flushing(cx, gpid);
+            self.step(cx, Event::Create { config });
+            cx.bus.chore(self.id, 50 * MS, Chore::ReportSoon);
+        } else {
+            self.step(cx, Event::MetaConfig { config });
+        }
+    }
+
+    fn beacon(&mut self, cx: &mut Cx<'_>) {
+        let Some(process) = &mut self.process else { return };
+        cx.bus.chore(self.id, self.clock.lasts(BEACON_MS), Chore::Beacon);
+        let stuck = process.log_busy_since.is_some_and(|since| cx.bus.now - since >= LOG_STUCK);
+        process.beacons += 1;
+        let report = process.beacons % REPORT_EVERY == 1;
+        let beacon = Beacon {
+            node: self.node.clone(),
+            incarnation: process.incarnation,
+            wall_us: 1_700_000_000_000_000 + cx.bus.now,
+            log_healthy: !stuck,
+            draining: false,
+        };
+        cx.bus.send(Place::Host(self.id), Place::Meta, Packet::Beacon(beacon));
+        self.step(cx, Event::LogHealth { healthy: !stuck });
+        if report {
+            self.report(cx);
+        }
+    }
+
+    fn report(&mut self, cx: &mut Cx<'_>) {
+        let Some(process) = &self.process else { return };
+        if process.opening == 0 {
+            let replicas = process.core.reports();
+            cx.bus.send(Place::Host(self.id), Place::Meta, Packet::Report { replicas });
+        }
+    }
+
+    // --- the core ---
+
+    fn step(&mut self, cx: &mut Cx<'_>, event: Event) {
+        let now = self.clock.at(cx.bus.now);
+        let mut events = VecDeque::from([event]);
+        let mut effects = Vec::new();
+        while let Some(event) = events.pop_front() {
+            if cx.bus.trace.is_on() {
+                cx.bus.trace.line(cx.bus.now, format_args!("{} <- {event:?}", self.node));
+            }
+            let Some(process) = &mut self.process else { return };
+            process.core.step_into(now, event, &mut effects);
+            for effect in effects.drain(..) {
+                if cx.bus.trace.is_on() {
+                    cx.bus.trace.line(cx.bus.now, format_args!("{} -> {effect:?}", self.node));
+                }
+                self.begin(cx, effect, &mut events);
+            }
+        }
+        self.unpark(cx);
+        self.arm(cx);
+    }
+
+    fn arm(&mut self, cx: &mut Cx<'_>) {
+        let Some(process) = &mut self.process else { return };
+        let Some(wanted) = process.core.next_timer() else { return };
+        let wait = wanted.since(self.clock.at(cx.bus.now));
+        let at = cx.bus.now + self.clock.lasts(wait);
+        if process.timer_at.is_none_or(|armed| at < armed) {
+            process.timer_at = Some(at);
+            cx.bus.chore(self.id, at - cx.bus.now, Chore::Timer);
+        }
+    }
+
+    // --- to be looked at by checkers ---
+
+    /// A paused process is judged by its clock: what it has read before may still be on its way.
+    pub fn serving(&self, now: Micros, gpid: Gpid) -> bool {
+        let now = self.clock.at(now);
+        self.process.as_ref().is_some_and(|p| p.core.serving(now, gpid) == Serving::Yes)
+    }
+
+    pub fn status(&self, gpid: Gpid) -> Option<ReplicaStatus> {
+        self.process.as_ref()?.core.status(gpid)
+    }
+
+    pub fn engine(&self, gpid: Gpid) -> Option<&crate::engine::Engine> {
+        Some(&self.files.get(&gpid)?.engine)
+    }
+}

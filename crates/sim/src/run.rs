@@ -1,0 +1,74 @@
+//! One run by chance: everything follows from the seed.
+
+use pegasus_mutation_log::Durability;
+
+use crate::bus::{MS, SECOND, Weather};
+use crate::checks::Figures;
+use crate::dice::Dice;
+use crate::settings::Settings;
+use crate::trace::Trace;
+use crate::world::World;
+
+/// All is healthy so long after the last fault, at the latest.
+const HEALED_WITHIN: u64 = 30 * SECOND;
+
+#[derive(Debug)]
+pub struct Outcome {
+    pub seed: u64,
+    pub result: Result<(), String>,
+    pub figures: Figures,
+    pub acknowledged: u64,
+    pub reads: u64,
+    pub trace: Trace,
+}
+
+impl Outcome {
+    /// What a red run prints: what is wrong, and how to see it again.
+    pub fn report(&self) -> Option<String> {
+        let why = self.result.as_ref().err()?;
+        Some(format!(
+            "seed {}: {why}\n  again: cargo run -p pegasus-sim --bin sim -- --seed {} --trace",
+            self.seed, self.seed
+        ))
+    }
+}
+
+/// What the seed makes of the settings.
+pub fn settings(seed: u64) -> Settings {
+    let mut dice = Dice::new(seed ^ 0x5eed_5eed);
+    let mut settings = Settings {
+        hosts: 3 + usize::try_from(dice.below(3)).unwrap_or(0),
+        partitions: 1 + i32::try_from(dice.below(2)).unwrap_or(0),
+        clients: 2 + usize::try_from(dice.below(3)).unwrap_or(0),
+        ..Settings::default()
+    };
+    if dice.permille(250) {
+        settings.durability = Durability::PageCache;
+    }
+    settings
+}
+
+pub fn run(seed: u64, trace: Trace) -> Outcome {
+    run_with(seed, settings(seed), trace)
+}
+
+pub fn run_with(seed: u64, settings: Settings, trace: Trace) -> Outcome {
+    let mut dice = Dice::new(seed ^ 0x0dd5);
+    let mut world = World::new(seed, settings, trace);
+    let result = play(&mut world, &mut dice);
+    let (acknowledged, reads) = (world.checks.history.acknowledged, world.checks.history.reads);
+    Outcome { seed, result, figures: world.checks.figures, acknowledged, reads, trace: world.bus.trace }
+}
+
+fn play(world: &mut World, dice: &mut Dice) -> Result<(), String> {
+    if world.run_until(10 * SECOND, World::all_healthy).is_none() {
+        let why = world.checks.failure().unwrap_or("the table does not become healthy");
+        return Err(why.to_owned());
+    }
+    if dice.permille(700) {
+        world.set_weather(Weather::Stormy);
+    }
+    world.set_chaos(Some(dice.between(300, 1_500) * MS));
+    world.run(dice.between(6, 14) * SECOND);
+    world.settle(HEALED_WITHIN)
+}

@@ -1,0 +1,251 @@
+//! Scenarios as text: one step per line, `#` begins a comment.
+//!
+//! ```text
+//! hosts 3                           how many machines (also: partitions, clients, durability)
+//! run 2s                            let time pass (ms or s)
+//! kill primary as old               kill -9; `as` gives the host a name for later steps
+//! power-off secondary               as kill, and what was not synced is lost
+//! start old                         start a process again; `start all`
+//! pause primary 3s                  SIGSTOP, SIGCONT after the time
+//! cut primary secondary 2s          both ways; `cut-one-way FROM TO TIME`, also with `meta`
+//! isolate primary 4s                from everybody, clients too
+//! false-reset primary at secondary  the second sees the connection to the first reset and refused
+//! slow-disk secondary 3s            its log syncs last that long
+//! break-disk secondary              its fsyncs fail; `replace-disk` starts it anew
+//! stop-meta, start-meta
+//! move to secondary                 planned move of the primary's role
+//! remove secondary                  planned removal
+//! storm, calm                       weather on the network
+//! watch                             gaps count from here
+//! expect gap below 1000ms           the longest time without an acknowledged write
+//! expect healthy within 10s         every partition has its members, each in its role, and serves
+//! expect serving, expect silence    does anybody serve now?
+//! expect members 2                  of the partition
+//! expect primary is old, expect primary is not old
+//! ```
+//!
+//! Hosts: `primary`, `secondary` (the first), `secondary2`, `n1`..., a name given by `as`; `all` for kill,
+//! power-off and start. The partition is the first one. At its end every script heals the cluster, waits until it is
+//! healthy, and looks whether everything that was acknowledged is there.
+
+use std::collections::BTreeMap;
+
+use pegasus_mutation_log::Durability;
+
+use crate::bus::{MS, Micros, Place, SECOND, Weather};
+use crate::settings::Settings;
+use crate::trace::Trace;
+use crate::world::World;
+
+const HEALED_WITHIN: Micros = 30 * SECOND;
+
+#[derive(Clone, Debug)]
+pub struct Script {
+    settings: Settings,
+    steps: Vec<(usize, Vec<String>)>,
+}
+
+impl Script {
+    /// # Errors
+    /// Names the line.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let mut script = Self { settings: Settings::default(), steps: Vec::new() };
+        for (number, line) in (1..).zip(text.lines()) {
+            let line = line.split('#').next().unwrap_or_default();
+            let words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+            if words.is_empty() {
+                continue;
+            }
+            let words_ref: Vec<&str> = words.iter().map(String::as_str).collect();
+            let settings = &mut script.settings;
+            let bad = |what: &str| format!("line {number}: {what} in {line:?}");
+            match words_ref[..] {
+                ["hosts", n] => settings.hosts = n.parse().map_err(|_| bad("no number"))?,
+                ["partitions", n] => settings.partitions = n.parse().map_err(|_| bad("no number"))?,
+                ["clients", n] => settings.clients = n.parse().map_err(|_| bad("no number"))?,
+                ["durability", "sync"] => settings.durability = Durability::Sync,
+                ["durability", "page_cache"] => settings.durability = Durability::PageCache,
+                _ => script.steps.push((number, words)),
+            }
+        }
+        Ok(script)
+    }
+
+    pub fn settings(&mut self) -> &mut Settings {
+        &mut self.settings
+    }
+
+    /// Plays it from a healthy cluster on. Gives the worst gaps that were asked for, in ms.
+    ///
+    /// # Errors
+    /// Names the line, and what was not as expected.
+    pub fn play(&self, seed: u64, trace: Trace) -> (Result<Vec<u64>, String>, Trace) {
+        let mut stage = Stage {
+            world: World::new(seed, self.settings.clone(), trace),
+            names: BTreeMap::new(),
+            gaps: Vec::new(),
+        };
+        let result = stage.play(&self.steps).map(|()| std::mem::take(&mut stage.gaps));
+        (result, stage.world.bus.trace)
+    }
+}
+
+struct Stage {
+    world: World,
+    names: BTreeMap<String, usize>,
+    gaps: Vec<u64>,
+}
+
+impl Stage {
+    fn play(&mut self, steps: &[(usize, Vec<String>)]) -> Result<(), String> {
+        if self.world.run_until(10 * SECOND, World::all_healthy).is_none() {
+            return Err("the table does not become healthy".to_owned());
+        }
+        for (number, words) in steps {
+            let line = words.join(" ");
+            self.world.bus.trace.line(self.world.bus.now, format_args!("--- {line}"));
+            let words: Vec<&str> = words.iter().map(String::as_str).collect();
+            self.step(&words).map_err(|why| format!("line {number}: {line}: {why}"))?;
+            if let Some(why) = self.world.checks.failure() {
+                return Err(format!("line {number}: {line}: {why}"));
+            }
+        }
+        self.world.settle(HEALED_WITHIN).map_err(|why| format!("at the end: {why}"))
+    }
+
+    fn step(&mut self, words: &[&str]) -> Result<(), String> {
+        let gpid = self.world.gpids()[0];
+        match *words {
+            [ref step @ .., "as", name] => {
+                let host = self.host(step.get(1).ok_or("names nothing")?)?;
+                self.names.insert(name.to_owned(), host);
+                return self.step(step);
+            }
+            ["run", time] => {
+                self.world.run(duration(time)?);
+            }
+            [how @ ("kill" | "power-off"), whom] => {
+                for host in self.hosts(whom)? {
+                    self.world.kill(host, how == "power-off");
+                }
+            }
+            ["start", whom] => {
+                for host in self.hosts(whom)? {
+                    self.world.start(host);
+                }
+            }
+            ["pause", whom, time] => {
+                let host = self.host(whom)?;
+                self.world.pause(host, duration(time)?);
+            }
+            [how @ ("cut" | "cut-one-way"), from, to, time] => {
+                let (from, to) = (self.place(from)?, self.place(to)?);
+                self.world.cut(from, to, duration(time)?, how == "cut");
+            }
+            ["isolate", whom, time] => {
+                let host = self.host(whom)?;
+                self.world.isolate(host, duration(time)?);
+            }
+            ["false-reset", of, "at", at] => {
+                let (of, at) = (self.host(of)?, self.host(at)?);
+                self.world.false_reset(of, at);
+            }
+            ["slow-disk", whom, time] => {
+                let host = self.host(whom)?;
+                self.world.slow_disk(host, duration(time)?);
+            }
+            ["break-disk", whom] => {
+                let host = self.host(whom)?;
+                self.world.break_disk(host);
+            }
+            ["replace-disk", whom] => {
+                let host = self.host(whom)?;
+                self.world.kill(host, false);
+                self.world.start(host);
+            }
+            ["stop-meta"] => self.world.stop_meta(),
+            ["start-meta"] => self.world.start_meta(),
+            ["move", "to", whom] => {
+                let host = self.host(whom)?;
+                self.world.move_primary(gpid, host);
+            }
+            ["remove", whom] => {
+                let host = self.host(whom)?;
+                self.world.remove_member(gpid, host);
+            }
+            ["storm"] => self.world.set_weather(Weather::Stormy),
+            ["calm"] => self.world.set_weather(Weather::Calm),
+            ["watch"] => self.world.checks.history.watch_gaps(self.world.bus.now),
+            ["expect", ref what @ ..] => return self.expect(what),
+            _ => return Err("no such step".to_owned()),
+        }
+        Ok(())
+    }
+
+    fn expect(&mut self, what: &[&str]) -> Result<(), String> {
+        let gpid = self.world.gpids()[0];
+        match *what {
+            ["gap", "below", limit] => {
+                let gap = self.world.checks.history.worst_gap(self.world.bus.now);
+                self.gaps.push(gap / MS);
+                fulfilled(gap < duration(limit)?, || format!("{} ms", gap / MS))
+            }
+            ["healthy", "within", time] => {
+                let healthy = self.world.run_until(duration(time)?, World::all_healthy);
+                fulfilled(healthy.is_some(), || format!("{:?}", self.world.meta.config(gpid)))
+            }
+            ["serving"] => fulfilled(self.world.is_serving(gpid), || "nobody serves".to_owned()),
+            ["silence"] => fulfilled(!self.world.is_serving(gpid), || "somebody serves".to_owned()),
+            ["members", count] => {
+                let found = self.world.meta.config(gpid).map_or(0, |c| c.member_count());
+                let wanted: usize = count.parse().map_err(|_| "no number")?;
+                fulfilled(found == wanted, || format!("{found} members"))
+            }
+            ["primary", "is", ref rest @ ..] => {
+                let (negated, name) = match *rest {
+                    ["not", name] => (true, name),
+                    [name] => (false, name),
+                    _ => return Err("names nobody".to_owned()),
+                };
+                let same = self.world.primary(gpid) == Some(self.host(name)?);
+                fulfilled(same != negated, || format!("{:?}", self.world.meta.config(gpid)))
+            }
+            _ => Err("no such expectation".to_owned()),
+        }
+    }
+
+    fn hosts(&self, whom: &str) -> Result<Vec<usize>, String> {
+        if whom == "all" { Ok((0..self.world.hosts.len()).collect()) } else { Ok(vec![self.host(whom)?]) }
+    }
+
+    fn host(&self, whom: &str) -> Result<usize, String> {
+        let gpid = self.world.gpids()[0];
+        let found = match whom {
+            "primary" => self.world.primary(gpid),
+            "secondary" => self.world.secondary(gpid, 1),
+            "secondary2" => self.world.secondary(gpid, 2),
+            name => self.names.get(name).copied().or_else(|| {
+                let number = name.strip_prefix('n')?.parse::<usize>().ok()?.checked_sub(1)?;
+                (number < self.world.hosts.len()).then_some(number)
+            }),
+        };
+        found.ok_or_else(|| format!("there is no {whom}"))
+    }
+
+    fn place(&self, whom: &str) -> Result<Place, String> {
+        if whom == "meta" { Ok(Place::Meta) } else { self.host(whom).map(Place::Host) }
+    }
+}
+
+fn fulfilled(is: bool, found: impl FnOnce() -> String) -> Result<(), String> {
+    if is { Ok(()) } else { Err(format!("not so: {}", found())) }
+}
+
+fn duration(text: &str) -> Result<Micros, String> {
+    let bad = || format!("{text:?} is no time: 500ms, 2s");
+    let (number, unit) = match text.strip_suffix("ms") {
+        Some(number) => (number, MS),
+        None => (text.strip_suffix('s').ok_or_else(bad)?, SECOND),
+    };
+    number.parse::<u64>().map(|n| n * unit).map_err(|_| bad())
+}

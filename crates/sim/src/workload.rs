@@ -1,0 +1,178 @@
+//! Clients: each does one thing after the other, and knows every value that it may read.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use pegasus_types::{Decree, ErrorCode, Gpid};
+
+use crate::bus::{Bus, Happening, MS, Micros, Packet, Place, SECOND};
+use crate::checks::Checks;
+
+/// Number of an operation; unique in a run.
+pub type OpId = u64;
+
+/// When a client gives up an operation: its outcome is unknown.
+const TIMEOUT: Micros = SECOND;
+const KEYS: u64 = 6;
+const COUNTERS: u64 = 2;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verb {
+    Put(Bytes),
+    Delete,
+    Incr,
+    Get,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    pub gpid: Gpid,
+    pub key: Bytes,
+    pub verb: Verb,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Response {
+    /// `value` = what the key holds now.
+    Written {
+        decree: Decree,
+        value: Option<Bytes>,
+    },
+    /// `decree` = of the write that made the value, 0 = never written.
+    Got {
+        value: Option<Bytes>,
+        decree: Decree,
+    },
+    Refused(ErrorCode),
+}
+
+#[derive(Debug)]
+struct Client {
+    /// The operation under way.
+    op: Option<(OpId, Request)>,
+    routes: BTreeMap<Gpid, usize>,
+}
+
+#[derive(Debug)]
+pub struct Workload {
+    clients: Vec<Client>,
+    gpids: Vec<Gpid>,
+    ops: OpId,
+    /// Pause between two operations of a client.
+    pause: (Micros, Micros),
+    /// Reads only, in order of keys: the last look at everything.
+    pub only_reads: bool,
+    pub stopped: bool,
+}
+
+impl Workload {
+    pub fn new(clients: usize, gpids: Vec<Gpid>) -> Self {
+        let client = || Client { op: None, routes: BTreeMap::new() };
+        Self {
+            clients: (0..clients).map(|_| client()).collect(),
+            gpids,
+            ops: 0,
+            pause: (2 * MS, 25 * MS),
+            only_reads: false,
+            stopped: false,
+        }
+    }
+
+    pub fn start(&self, bus: &mut Bus) {
+        for client in 0..self.clients.len() {
+            let delay = bus.dice.below(20 * MS);
+            bus.after(delay, Happening::ClientNext(client));
+        }
+    }
+
+    /// Begins the client's next operation.
+    pub fn next(&mut self, bus: &mut Bus, checks: &mut Checks, client: usize) {
+        if self.stopped || self.clients[client].op.is_some() {
+            return;
+        }
+        self.ops += 1;
+        let (op, request) = (self.ops, self.choose(bus, client));
+        let Some(request) = request else { return };
+        checks.history.begin(bus.now, op, &request);
+        self.clients[client].op = Some((op, request));
+        bus.after(TIMEOUT, Happening::ClientTimeout { client, op });
+        self.send(bus, client);
+    }
+
+    fn choose(&self, bus: &mut Bus, client: usize) -> Option<Request> {
+        let gpid = *bus.dice.pick(&self.gpids)?;
+        let dice = bus.dice.below(100);
+        let register = Bytes::from(format!("k{}", bus.dice.below(KEYS)));
+        let counter = Bytes::from(format!("n{}", bus.dice.below(COUNTERS)));
+        let either = if bus.dice.permille(300) { counter.clone() } else { register.clone() };
+        Some(match dice {
+            _ if self.only_reads => Request { gpid, key: either, verb: Verb::Get },
+            0..40 => {
+                let value = Bytes::from(format!("c{}.{}", client + 1, self.ops));
+                Request { gpid, key: register, verb: Verb::Put(value) }
+            }
+            40..45 => Request { gpid, key: register, verb: Verb::Delete },
+            45..65 => Request { gpid, key: counter, verb: Verb::Incr },
+            _ => Request { gpid, key: either, verb: Verb::Get },
+        })
+    }
+
+    fn send(&self, bus: &mut Bus, client: usize) {
+        let Some((op, request)) = &self.clients[client].op else { return };
+        match self.clients[client].routes.get(&request.gpid) {
+            Some(host) => {
+                let packet = Packet::Request { op: *op, request: request.clone() };
+                bus.send(Place::Client(client), Place::Host(*host), packet);
+            }
+            None => bus.send(Place::Client(client), Place::Meta, Packet::Route(request.gpid)),
+        }
+    }
+
+    pub fn deliver(&mut self, bus: &mut Bus, checks: &mut Checks, client: usize, packet: Packet) {
+        match packet {
+            Packet::RouteIs { gpid, primary } => {
+                let waits = self.clients[client].op.as_ref().is_some_and(|(_, r)| r.gpid == gpid);
+                if let Some(primary) = primary
+                    && self.clients[client].routes.insert(gpid, primary).is_none()
+                    && waits
+                {
+                    self.send(bus, client);
+                }
+            }
+            Packet::Response { op, response } => {
+                let Some((_, request)) = self.clients[client].op.take_if(|(now, _)| *now == op) else {
+                    return;
+                };
+                if bus.trace.is_on() {
+                    let name = Place::Client(client);
+                    bus.trace.line(bus.now, format_args!("{name} {op} {request:?}: {response:?}"));
+                }
+                if matches!(response, Response::Refused(_)) {
+                    self.clients[client].routes.remove(&request.gpid);
+                }
+                checks.history.end(bus.now, op, &response);
+                self.again(bus, client);
+            }
+            _ => {}
+        }
+    }
+
+    pub fn timed_out(&mut self, bus: &mut Bus, checks: &mut Checks, client: usize, op: OpId) {
+        if let Some((_, request)) = self.clients[client].op.take_if(|(now, _)| *now == op) {
+            self.clients[client].routes.remove(&request.gpid);
+            checks.history.give_up(op);
+            self.again(bus, client);
+        }
+    }
+
+    fn again(&self, bus: &mut Bus, client: usize) {
+        let delay = bus.dice.between(self.pause.0, self.pause.1);
+        bus.after(delay, Happening::ClientNext(client));
+    }
+
+    /// Every key that was ever written.
+    pub fn keys() -> Vec<Bytes> {
+        let registers = (0..KEYS).map(|k| Bytes::from(format!("k{k}")));
+        registers.chain((0..COUNTERS).map(|k| Bytes::from(format!("n{k}")))).collect()
+    }
+}

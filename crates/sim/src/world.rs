@@ -1,0 +1,345 @@
+//! A cluster on one thread: hosts, meta, clients, network, and the checkers that look on.
+
+use pegasus_types::meta::ReplicaStatus;
+use pegasus_types::{Gpid, Node};
+
+use crate::bus::{Bus, Chore, Happening, MS, Micros, Packet, Place, SECOND, Weather};
+use crate::checks::Checks;
+use crate::dice::Dice;
+use crate::host::{Clock, Cx, Host};
+use crate::meta::Meta;
+use crate::settings::Settings;
+use crate::trace::Trace;
+use crate::workload::Workload;
+
+#[derive(Debug)]
+pub struct World {
+    pub bus: Bus,
+    pub checks: Checks,
+    pub hosts: Vec<Host>,
+    pub meta: Meta,
+    pub workload: Workload,
+    settings: Settings,
+    gpids: Vec<Gpid>,
+    /// Mean time between two faults; None = no faults by chance.
+    pub chaos: Option<Micros>,
+}
+
+impl World {
+    pub fn new(seed: u64, settings: Settings, trace: Trace) -> Self {
+        let mut dice = Dice::new(seed);
+        let hosts = (0..settings.hosts)
+            .map(|id| {
+                let drift_ppm = i64::try_from(dice.below(2_001)).unwrap_or(0) - 1_000;
+                Host::new(id, Clock { drift_ppm, offset_ms: dice.below(1_000_000_000) })
+            })
+            .collect();
+        let meta = Meta::new(&settings);
+        let gpids = meta.gpids();
+        let mut world = Self {
+            bus: Bus::new(dice, settings.hosts, trace),
+            checks: Checks::default(),
+            hosts,
+            meta,
+            workload: Workload::new(settings.clients, gpids.clone()),
+            settings,
+            gpids,
+            chaos: None,
+        };
+        world.meta.start(&mut world.bus);
+        for host in 0..world.hosts.len() {
+            world.start(host);
+        }
+        world.workload.start(&mut world.bus);
+        world
+    }
+
+    pub fn settings_durability(&self) -> pegasus_mutation_log::Durability {
+        self.settings.durability
+    }
+
+    pub fn gpids(&self) -> &[Gpid] {
+        &self.gpids
+    }
+
+    /// Runs for so long, or until something is wrong. False = something is wrong.
+    pub fn run(&mut self, time: Micros) -> bool {
+        let end = self.bus.now + time;
+        while self.checks.failure().is_none() {
+            let Some(what) = self.bus.next(end) else { return true };
+            self.happen(what);
+            self.checks.after_step(self.bus.now, &self.hosts, &self.gpids);
+        }
+        false
+    }
+
+    /// As `run`, until something holds. None = it does not hold in time.
+    pub fn run_until(&mut self, time: Micros, holds: impl Fn(&Self) -> bool) -> Option<Micros> {
+        let begin = self.bus.now;
+        while self.bus.now < begin + time {
+            if holds(self) {
+                return Some(self.bus.now - begin);
+            }
+            if !self.run(20 * MS) {
+                return None;
+            }
+        }
+        holds(self).then_some(time)
+    }
+
+    fn happen(&mut self, what: Happening) {
+        match what {
+            Happening::Deliver { from, to, life, packet } => self.deliver(from, to, life, packet),
+            Happening::Chore { host, life, chore } => {
+                if self.bus.lives[host] == life
+                    && !self.held_up(host, |h| Happening::Chore { host: h, life, chore: chore.clone() })
+                {
+                    self.at_host(host, |h, cx| h.chore(cx, chore));
+                }
+            }
+            Happening::StartHost(host) => self.start(host),
+            Happening::Replace(host) => {
+                self.kill(host, false);
+                self.start(host);
+            }
+            Happening::StartMeta => self.start_meta(),
+            Happening::MetaRound => self.meta.round(&mut self.bus, &mut self.checks),
+            Happening::ClientNext(client) => self.workload.next(&mut self.bus, &mut self.checks, client),
+            Happening::ClientTimeout { client, op } => {
+                self.workload.timed_out(&mut self.bus, &mut self.checks, client, op);
+            }
+            Happening::Nemesis => crate::nemesis::strike(self),
+        }
+    }
+
+    fn deliver(&mut self, from: Place, to: Place, life: u64, packet: Packet) {
+        match to {
+            Place::Host(host) => {
+                if self.bus.lives[host] != life {
+                    return;
+                }
+                let again = |_| Happening::Deliver { from, to, life, packet: packet.clone() };
+                if !self.held_up(host, again) {
+                    self.at_host(host, |h, cx| h.deliver(cx, from, packet));
+                }
+            }
+            Place::Meta => self.meta.deliver(&mut self.bus, &mut self.checks, from, packet),
+            Place::Client(client) => self.workload.deliver(&mut self.bus, &mut self.checks, client, packet),
+        }
+    }
+
+    /// A paused process gets everything when it goes on.
+    fn held_up(&mut self, host: usize, again: impl Fn(usize) -> Happening) -> bool {
+        let until = self.hosts[host].paused_until;
+        let paused = until > self.bus.now;
+        if paused {
+            let jitter = self.bus.dice.below(3 * MS);
+            self.bus.at(until + jitter, again(host));
+        }
+        paused
+    }
+
+    fn at_host(&mut self, host: usize, run: impl FnOnce(&mut Host, &mut Cx<'_>)) {
+        let mut cx = Cx { bus: &mut self.bus, checks: &mut self.checks, settings: &self.settings };
+        run(&mut self.hosts[host], &mut cx);
+    }
+
+    // --- what can be done to it ---
+
+    pub fn start(&mut self, host: usize) {
+        self.at_host(host, Host::start);
+    }
+
+    /// kill -9; with `power`, the machine goes down with everything that was not synced.
+    pub fn kill(&mut self, host: usize, power: bool) {
+        if !self.hosts[host].is_up() {
+            return;
+        }
+        self.at_host(host, |h, cx| h.kill(cx, power));
+        if power {
+            // A dead machine resets nothing.
+            return;
+        }
+        for peer in 0..self.hosts.len() {
+            let reached = !self.bus.is_cut(Place::Host(host), Place::Host(peer));
+            if peer != host && reached && self.hosts[peer].is_up() && self.bus.dice.permille(950) {
+                let delay = self.bus.dice.below(5 * MS);
+                self.bus.chore(peer, delay, Chore::PeerReset(host));
+            }
+        }
+    }
+
+    pub fn pause(&mut self, host: usize, time: Micros) {
+        self.bus.trace.line(self.bus.now, format_args!("n{} stands still for {} ms", host + 1, time / MS));
+        self.hosts[host].paused_until = self.bus.now + time;
+    }
+
+    pub fn cut(&mut self, a: Place, b: Place, time: Micros, both_ways: bool) {
+        self.bus.trace.line(self.bus.now, format_args!("cut {a} -> {b} for {} ms", time / MS));
+        let until = self.bus.now + time;
+        self.bus.cut(a, b, until);
+        if both_ways {
+            self.bus.cut(b, a, until);
+        }
+    }
+
+    pub fn isolate(&mut self, host: usize, time: Micros) {
+        let places = (0..self.hosts.len()).map(Place::Host).chain([Place::Meta]);
+        for other in places.filter(|p| *p != Place::Host(host)).collect::<Vec<_>>() {
+            self.cut(Place::Host(host), other, time, true);
+        }
+        for client in 0..self.settings.clients {
+            self.cut(Place::Host(host), Place::Client(client), time, true);
+        }
+    }
+
+    /// A peer sees a reset and a refusal, though nothing is wrong with the host.
+    pub fn false_reset(&mut self, of: usize, at: usize) {
+        self.bus.trace.line(self.bus.now, format_args!("n{} sees n{} reset", at + 1, of + 1));
+        self.bus.chore(at, 0, Chore::PeerReset(of));
+    }
+
+    pub fn slow_disk(&mut self, host: usize, time: Micros) {
+        self.bus.trace.line(self.bus.now, format_args!("n{} disk slow for {} ms", host + 1, time / MS));
+        self.hosts[host].disk_slow_until = self.bus.now + time;
+    }
+
+    pub fn break_disk(&mut self, host: usize) {
+        self.bus.trace.line(self.bus.now, format_args!("n{} disk fails its fsyncs", host + 1));
+        self.at_host(host, Host::break_disk);
+    }
+
+    pub fn stop_meta(&mut self) {
+        self.bus.trace.line(self.bus.now, format_args!("meta stops"));
+        self.meta.stopped = true;
+    }
+
+    pub fn start_meta(&mut self) {
+        if self.meta.stopped {
+            self.bus.trace.line(self.bus.now, format_args!("meta starts"));
+            self.meta.start(&mut self.bus);
+        }
+    }
+
+    pub fn move_primary(&mut self, gpid: Gpid, to: usize) {
+        self.meta.move_primary(&mut self.bus, gpid, to);
+    }
+
+    pub fn remove_member(&mut self, gpid: Gpid, host: usize) {
+        self.meta.remove(&mut self.bus, gpid, host);
+    }
+
+    pub fn set_weather(&mut self, weather: Weather) {
+        self.bus.weather = weather;
+    }
+
+    pub fn set_chaos(&mut self, mean: Option<Micros>) {
+        self.chaos = mean;
+        if mean.is_some() {
+            self.bus.after(0, Happening::Nemesis);
+        }
+    }
+
+    /// All faults end: everybody runs and is reached.
+    pub fn heal(&mut self) {
+        self.bus.trace.line(self.bus.now, format_args!("all faults end"));
+        self.chaos = None;
+        self.bus.heal();
+        self.bus.weather = Weather::Calm;
+        self.start_meta();
+        for host in 0..self.hosts.len() {
+            self.hosts[host].paused_until = 0;
+            self.hosts[host].disk_slow_until = 0;
+            if self.checks.is_faulty(host) {
+                self.kill(host, false);
+            }
+            if !self.hosts[host].is_up() {
+                self.bus.after(10 * MS, Happening::StartHost(host));
+            }
+        }
+    }
+
+    // --- what can be asked of it ---
+
+    fn member(&self, gpid: Gpid, index: usize) -> Option<usize> {
+        Host::index(self.meta.config(gpid)?.members().nth(index)?)
+    }
+
+    pub fn primary(&self, gpid: Gpid) -> Option<usize> {
+        Host::index(self.meta.config(gpid)?.primary.as_ref()?)
+    }
+
+    /// Beginning with 1.
+    pub fn secondary(&self, gpid: Gpid, number: usize) -> Option<usize> {
+        self.member(gpid, number).filter(|_| number > 0)
+    }
+
+    pub fn is_serving(&self, gpid: Gpid) -> bool {
+        self.hosts.iter().any(|h| h.serving(self.bus.now, gpid))
+    }
+
+    /// The partition has all its members, each in its role, and the primary serves.
+    pub fn is_healthy(&self, gpid: Gpid) -> bool {
+        let Some(config) = self.meta.config(gpid) else { return false };
+        let wanted = usize::try_from(config.max_replica_count).unwrap_or(0).min(self.hosts.len());
+        let status = |node: &Node| Host::index(node).and_then(|h| self.hosts[h].status(gpid));
+        config.member_count() == wanted
+            && config.primary.as_ref().is_some_and(|p| status(p) == Some(ReplicaStatus::Primary))
+            && config.secondaries.iter().all(|s| status(s) == Some(ReplicaStatus::Secondary))
+            && self.is_serving(gpid)
+    }
+
+    pub fn all_healthy(&self) -> bool {
+        self.gpids.iter().all(|gpid| self.is_healthy(*gpid))
+    }
+
+    /// Everything that anybody was told is there, at every member, and the members are equal. To be asked when
+    /// all is healthy and nobody writes any more.
+    pub fn compare_members(&self) -> Result<(), String> {
+        for &gpid in &self.gpids {
+            let Some(config) = self.meta.config(gpid) else { continue };
+            let members: Vec<_> = config.members().filter_map(Host::index).collect();
+            let Some(first) = members.first().and_then(|h| self.hosts[*h].engine(gpid)) else {
+                return Err(format!("{gpid} has no primary"));
+            };
+            for key in Workload::keys() {
+                let shown = self.checks.history.floor(gpid, &key);
+                let held = first.get(&key).map(|row| row.decree).unwrap_or_default();
+                if held < shown {
+                    return Err(format!("{gpid} {key:?}: decree {shown} was answered, {held} is there"));
+                }
+            }
+            for host in members {
+                let Some(engine) = self.hosts[host].engine(gpid) else {
+                    return Err(format!("n{} has no {gpid}", host + 1));
+                };
+                if engine.rows() != first.rows() {
+                    return Err(format!("n{} differs from its primary in {gpid}", host + 1));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends all faults, lets the cluster heal within `time`, and looks at everything.
+    pub fn settle(&mut self, time: Micros) -> Result<(), String> {
+        let failed = |world: &Self| world.checks.failure().map(str::to_owned);
+        self.heal();
+        // What was under way is over after this.
+        self.run(2 * SECOND);
+        if self.run_until(time, Self::all_healthy).is_none() {
+            let sick: Vec<_> = self.gpids.iter().filter(|g| !self.is_healthy(**g)).collect();
+            let configs: Vec<_> = sick.iter().filter_map(|g| self.meta.config(**g)).collect();
+            return Err(failed(self)
+                .unwrap_or(format!("not healthy {} s after the last fault: {configs:?}", time / SECOND)));
+        }
+        self.workload.only_reads = true;
+        self.run(2 * SECOND);
+        self.workload.stopped = true;
+        self.run(SECOND);
+        match failed(self) {
+            Some(why) => Err(why),
+            None => self.compare_members(),
+        }
+    }
+}
