@@ -2,16 +2,21 @@
 
 use std::time::Duration;
 
-use pegasus_client::{Change, Check, Cluster, IncrTtl, Range, ScanOptions, TimeLeft, Ttl};
+use pegasus_client::{Change, Check, Cluster, IncrTtl, Range, Result, ScanOptions, TimeLeft, Ttl};
 
 #[tokio::main(flavor = "current_thread")]
-async fn main() -> Result<(), Box<dyn std::error::Error>> {
+async fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
     let metas = arguments.next().unwrap_or_else(|| "127.0.0.1:34601".to_owned());
     let name = arguments.next().unwrap_or_else(|| "temp".to_owned());
 
-    let cluster = Cluster::connect(&metas).await?;
-    let table = cluster.table(&name).await?;
+    session(&metas, &name).await.map_err(Into::into)
+}
+
+/// Leaves the table as it was, if it had no rows under these keys.
+pub async fn session(metas: &str, name: &str) -> Result<()> {
+    let cluster = Cluster::connect(metas).await?;
+    let table = cluster.table(name).await?;
     say(format!("table {name}: {} partitions", table.partition_count()));
 
     // One value: hash key, sort key, value.
@@ -46,6 +51,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     say(format!("the table has {} rows", table.full_scan(&ScanOptions::default()).count().await?));
     table.multi_del("user:1", ["name", "session", "mail", "town"]).await?;
+    table.del("counter", "visits").await?;
     Ok(())
 }
 

@@ -27,7 +27,7 @@ pub struct Options {
     pub timeout: Duration,
     /// How long one attempt of an operation that may be repeated waits for its answer. Default 1.5 s.
     pub attempt_timeout: Duration,
-    /// How long an administrative request may take. Default 30 s: making a table waits for its partitions.
+    /// How long a change to a table may take. Default 30 s: the servers answer when its partitions are stored.
     pub admin_timeout: Duration,
 }
 
@@ -86,7 +86,7 @@ impl Cluster {
     /// leader answers.
     pub async fn connect(metas: &str) -> Result<Self> {
         let cluster = Self::new(metas, Options::default())?;
-        cluster.info_within(cluster.inner.options.timeout).await?;
+        cluster.info().await?;
         Ok(cluster)
     }
 
@@ -156,7 +156,7 @@ impl Cluster {
     /// All tables, or those with `status`.
     pub async fn tables(&self, status: Option<AppStatus>) -> Result<Vec<AppInfo>> {
         let request = ListAppsRequest { status: status.unwrap_or_default() as i32, ..Default::default() };
-        match self.admin(AdminRequest::ListApps(request), true).await? {
+        match self.look(AdminRequest::ListApps(request)).await? {
             AdminResponse::ListApps(response) => Ok(response.infos.into_iter().map(AppInfo::from).collect()),
             other => Err(nonsense(&other)),
         }
@@ -164,7 +164,7 @@ impl Cluster {
 
     /// The replica-servers.
     pub async fn nodes(&self) -> Result<Vec<NodeState>> {
-        match self.admin(AdminRequest::ListNodes(ListNodesRequest { status: 0 }), true).await? {
+        match self.look(AdminRequest::ListNodes(ListNodesRequest { status: 0 })).await? {
             AdminResponse::ListNodes(response) => {
                 let infos = response.infos.into_iter();
                 Ok(infos
@@ -179,12 +179,7 @@ impl Cluster {
 
     /// Facts about the cluster: (name, value), in the server's order.
     pub async fn info(&self) -> Result<Vec<(String, String)>> {
-        self.info_within(self.inner.options.admin_timeout).await
-    }
-
-    async fn info_within(&self, within: Duration) -> Result<Vec<(String, String)>> {
-        let request = AdminRequest::ClusterInfo(ClusterInfoRequest {});
-        match self.inner.metas.admin(request, true, within).await? {
+        match self.look(AdminRequest::ClusterInfo(ClusterInfoRequest {})).await? {
             AdminResponse::ClusterInfo(response) => {
                 Ok(response.keys.into_iter().zip(response.values).collect())
             }
@@ -253,6 +248,11 @@ impl Cluster {
             Response::Text(text) => Ok(text),
             other => Ok(format!("{other:?}")),
         }
+    }
+
+    /// A question that changes nothing.
+    async fn look(&self, request: AdminRequest) -> Result<AdminResponse> {
+        self.inner.metas.admin(request, true, self.inner.options.timeout).await
     }
 
     async fn admin(&self, request: AdminRequest, repeatable: bool) -> Result<AdminResponse> {

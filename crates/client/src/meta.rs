@@ -78,10 +78,12 @@ impl Metas {
 
     async fn ask(&self, request: &Request, repeatable: bool, within: Duration) -> Result<Response> {
         let mut attempts = Attempts::within(within);
-        let mut last = "no meta-server was asked".to_owned();
+        // What each one said in the last round.
+        let mut last = String::new();
         loop {
+            let mut said = Vec::new();
             for address in self.candidates().await {
-                let Some(left) = attempts.left() else { return Err(Error::Timeout { last }) };
+                let Some(left) = attempts.left() else { break };
                 // One that does not answer must not use up the time for the others.
                 let left = if repeatable && self.nodes.len() > 1 { left.min(within / 3) } else { left };
                 match self.ask_one(address, request, left).await {
@@ -90,23 +92,25 @@ impl Metas {
                         return Ok(response);
                     }
                     Ok(Said::Forward(leader)) => {
-                        last = format!("{address} is not the leader");
+                        said.push(format!("{address} is not the leader"));
                         self.set_leader(leader);
                         if leader.is_some() {
                             break;
                         }
                     }
-                    Ok(Said::NotReady) => last = format!("{address} is not ready yet"),
+                    Ok(Said::NotReady) => said.push(format!("{address} is not ready yet")),
                     Err(failure) => {
-                        last = failure.to_string();
                         self.forget_leader(address);
                         match judge(&failure, repeatable) {
-                            Verdict::Again { .. } => {}
-                            Verdict::Unclear => return Err(Error::Unclear(last)),
+                            Verdict::Again { .. } => said.push(failure.to_string()),
+                            Verdict::Unclear => return Err(Error::Unclear(failure.to_string())),
                             Verdict::Fail => return Err(final_error(failure)),
                         }
                     }
                 }
+            }
+            if !said.is_empty() {
+                last = said.join("; ");
             }
             if !attempts.pause().await {
                 return Err(Error::Timeout { last });

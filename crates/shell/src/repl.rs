@@ -2,6 +2,7 @@
 
 use std::io::{self, BufRead, Write};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use rustyline::completion::Completer;
 use rustyline::error::ReadlineError;
@@ -11,6 +12,7 @@ use rustyline::history::MemHistory;
 use rustyline::validate::Validator;
 use rustyline::{Config, Context, Editor, Helper};
 use tokio::runtime::Runtime;
+use tokio::time::timeout;
 
 use crate::args::Usage;
 use crate::commands::{Answer, COMMANDS, Failure, Result, run};
@@ -18,6 +20,8 @@ use crate::output::Output;
 use crate::session::Session;
 use crate::words::split;
 
+/// A first prompt is not to wait long for servers that are not there.
+const WELCOME_WITHIN: Duration = Duration::from_secs(1);
 /// Lines that are kept for the next time.
 const HISTORY_LINES: usize = 1000;
 const HISTORY_FILE: &str = ".pegasus_shell_history";
@@ -53,9 +57,10 @@ pub fn report(error: &anyhow::Error) {
 
 /// Tells whom one is talking to.
 pub fn welcome(runtime: &Runtime, session: &Session, metas: &str) {
-    let name = runtime
-        .block_on(session.cluster.info())
+    let info = runtime.block_on(async { timeout(WELCOME_WITHIN, session.cluster.info()).await });
+    let name = info
         .ok()
+        .and_then(std::result::Result::ok)
         .and_then(|info| info.into_iter().find(|(key, _)| key == "cluster_name").map(|(_, name)| name));
     let mut stderr = io::stderr().lock();
     let _ = match name {
