@@ -1,356 +1,397 @@
-//! The cluster as a directory and its processes.
+//! The processes of one cluster.
 
-use std::cell::RefCell;
-use std::collections::BTreeMap;
-use std::fmt;
 use std::fs;
-use std::io::{Read, Seek, SeekFrom};
+use std::io;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
-use std::process::Child;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, Result, bail};
 use rustix::process::Signal;
+use tempfile::TempDir;
 
-use crate::member::{Member, Role};
-use crate::ports::holder_of;
-use crate::process::{self, Identity};
-use crate::shape::Shape;
+use crate::members::{Member, members, meta_list};
+use crate::process::{Launch, State, Ticket};
+use crate::{Lock, Options, Plan, Role, config_file, health, ports};
 
-/// A server bounds its own end at 20 s; what takes longer is killed.
+/// A server bounds its own clean end by 20 s; later it hangs.
 const STOP_WITHIN: Duration = Duration::from_secs(25);
+/// The kernel's work after kill -9: closing files, freeing memory.
 const KILL_WITHIN: Duration = Duration::from_secs(10);
-/// Of a log that is shown.
-const TAIL_BYTES: u64 = 64 << 10;
+/// Other addresses to try when the first choice is taken.
+const ADDRESS_TRIES: usize = 20;
+/// Lines of each process's output that a failure shows.
+const LINES_SHOWN: usize = 30;
 
-/// A cluster in a directory. Dropping it leaves the processes alone; see [`Cluster::kill_on_drop`].
+/// A line of `make onebox-list`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    pub member: Member,
+    /// None when it does not run.
+    pub pid: Option<i32>,
+    pub state: State,
+    /// It runs a program that has been replaced since, by a newer build.
+    pub outdated: bool,
+}
+
+/// A cluster on this machine.
 #[derive(Debug)]
 pub struct Cluster {
     dir: PathBuf,
-    shape: Shape,
-    bin_dir: PathBuf,
-    /// Of processes that this very object has started: they have to be waited for, or they stay zombies.
-    children: RefCell<BTreeMap<String, Child>>,
-    kill_on_drop: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
-    Running,
-    Stopped,
-}
-
-/// One line of the list.
-#[derive(Clone, Debug)]
-pub struct Listed {
-    pub member: Member,
-    pub pid: Option<i32>,
-    pub state: State,
-}
-
-impl fmt::Display for Listed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let pid = self.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string());
-        let state = match self.state {
-            State::Running => "running",
-            State::Stopped => "stopped",
-        };
-        let Member { name, role, .. } = &self.member;
-        write!(f, "{name:<10} {role:<10} {:<16} {pid:<8} {state}", self.member.address())
-    }
+    plan: Plan,
+    members: Vec<Member>,
+    server: PathBuf,
+    /// Of a test's cluster: ends with this value.
+    temporary: Option<TempDir>,
 }
 
 impl Cluster {
-    /// Makes the directory of a new cluster; nothing is started. Programs are looked for in `bin_dir`.
-    pub fn create(dir: &Path, shape: Shape, bin_dir: &Path) -> anyhow::Result<Self> {
-        shape.check()?;
-        if dir.exists() && fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some()) {
-            bail!("{} exists and is not empty, but no onebox: choose another ONEBOX_DIR", dir.display());
+    /// A new cluster in a temporary directory, on a loopback address of its own, all processes started. It ends when
+    /// the value is dropped. Not healthy yet: [`Self::wait_healthy`].
+    pub fn start(options: Options) -> Result<Self> {
+        options.check()?;
+        let server = find_server()?;
+        let temporary = tempfile::Builder::new().prefix("pegasus-onebox-").tempdir()?;
+        let plan = plan_on_own_address(options)?;
+        let members = members(&plan)?;
+        let dir = temporary.path().to_owned();
+        plan.write(&dir)?;
+        let cluster = Self { dir, plan, members, server, temporary: Some(temporary) };
+        cluster.start_all()?;
+        Ok(cluster)
+    }
+
+    /// The cluster in `dir`; None when there is none. Its processes outlive this value.
+    pub fn open(dir: &Path) -> Result<Option<Self>> {
+        let Some(plan) = Plan::read(dir)? else { return Ok(None) };
+        let members = members(&plan)?;
+        Ok(Some(Self { dir: dir.canonicalize()?, plan, members, server: find_server()?, temporary: None }))
+    }
+
+    /// Writes the plan of a new cluster to `dir`, which is locked and else empty, and starts nothing.
+    pub fn create(dir: &Path, plan: Plan) -> Result<Self> {
+        plan.options.check()?;
+        let members = members(&plan)?;
+        let server = find_server()?;
+        let entries = fs::read_dir(dir).with_context(|| format!("read {}", dir.display()))?;
+        if entries.flatten().any(|entry| entry.file_name() != Lock::FILE) {
+            bail!("{} holds other things than a onebox: choose an empty or a new directory", dir.display());
         }
-        fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
-        let text = serde_json::to_string_pretty(&shape)?;
-        fs::write(shape_file(dir), text + "\n").with_context(|| format!("write into {}", dir.display()))?;
-        Self::open(dir, bin_dir)?.context("just made")
+        plan.write(dir)?;
+        Ok(Self { dir: dir.canonicalize()?, plan, members, server, temporary: None })
     }
 
-    /// None when there is no onebox in this directory.
-    pub fn open(dir: &Path, bin_dir: &Path) -> anyhow::Result<Option<Self>> {
-        let file = shape_file(dir);
-        let text = match fs::read_to_string(&file) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error).context(format!("read {}", file.display())),
-        };
-        let shape = serde_json::from_str(&text).with_context(|| format!("read {}", file.display()))?;
-        let dir = fs::canonicalize(dir).with_context(|| format!("find {}", dir.display()))?;
-        Ok(Some(Self {
-            dir,
-            shape,
-            bin_dir: bin_dir.to_owned(),
-            children: RefCell::default(),
-            kill_on_drop: false,
-        }))
+    pub fn plan(&self) -> &Plan {
+        &self.plan
     }
 
-    /// For tests: kill -9 of whatever still runs when this goes.
-    #[must_use]
-    pub fn kill_on_drop(mut self) -> Self {
-        self.kill_on_drop = true;
-        self
+    pub fn members(&self) -> &[Member] {
+        &self.members
     }
 
-    pub fn shape(&self) -> &Shape {
-        &self.shape
+    /// `host:port,..` of the meta-servers, as clients want it.
+    pub fn metas(&self) -> String {
+        meta_list(&self.members)
     }
 
-    pub fn dir(&self) -> &Path {
-        &self.dir
+    pub fn member(&self, name: &str) -> Result<&Member> {
+        self.members.iter().find(|member| member.name == name).with_context(|| {
+            let names: Vec<_> = self.members.iter().map(|member| member.name.as_str()).collect();
+            format!("no process is named {name:?}; there are {}", names.join(" "))
+        })
     }
 
-    pub fn member_dir(&self, member: &Member) -> PathBuf {
-        self.dir.join(&member.name)
+    /// Which member listens there: from the primary's address of a partition to its name.
+    pub fn member_at(&self, address: &str) -> Option<&Member> {
+        self.members.iter().find(|member| member.address.to_string() == address)
     }
 
-    /// The member of that name, or all.
-    pub fn members(&self, name: Option<&str>) -> anyhow::Result<Vec<Member>> {
-        let all = self.shape.members();
-        let Some(name) = name.filter(|name| !name.is_empty()) else { return Ok(all) };
-        let names = all.iter().map(|m| m.name.clone()).collect::<Vec<_>>().join(", ");
-        let found: Vec<_> = all.into_iter().filter(|m| m.name == name).collect();
-        ensure!(!found.is_empty(), "NAME={name}: no such process, there are {names}");
-        Ok(found)
+    /// Directory of a member: `config.ini`, `out` (what it prints), `log/`, its data.
+    pub fn member_dir(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
     }
 
-    /// Starts what does not run (`name`: only that one) and returns the names of what it started. All ports are
-    /// looked at first: either everything is started, or nothing.
-    pub fn start(&self, name: Option<&str>) -> anyhow::Result<Vec<String>> {
-        let idle: Vec<_> =
-            self.members(name)?.into_iter().filter(|member| self.identity(member).is_none()).collect();
-        let taken: Vec<_> = idle
-            .iter()
-            .filter_map(|m| {
-                Some(format!("port {} of {} is in use by {}", m.port, m.name, holder_of(m.port)?))
-            })
-            .collect();
+    pub fn log_file(&self, member: &Member) -> PathBuf {
+        self.member_dir(&member.name).join("log").join(format!("{}.log", member.role.name()))
+    }
+
+    /// What a member prints: its first lines, warnings and errors.
+    pub fn out_file(&self, member: &Member) -> PathBuf {
+        self.member_dir(&member.name).join("out")
+    }
+
+    pub fn status(&self, name: &str) -> Result<Status> {
+        let member = self.member(name)?.clone();
+        let ticket = self.ticket(name)?;
+        let state = ticket.as_ref().map_or(State::Stopped, Ticket::state);
+        let pid = ticket.map(|ticket| ticket.pid).filter(|_| state.is_alive());
+        let outdated = pid.is_some_and(|pid| {
+            fs::read_link(format!("/proc/{pid}/exe"))
+                .is_ok_and(|program| program.to_string_lossy().ends_with(" (deleted)"))
+        });
+        Ok(Status { member, pid, state, outdated })
+    }
+
+    /// Of a running member.
+    pub fn pid(&self, name: &str) -> Result<i32> {
+        self.status(name)?.pid.with_context(|| format!("{name} does not run"))
+    }
+
+    /// Starts a member that does not run; true when it was started.
+    pub fn start_member(&self, name: &str) -> Result<bool> {
+        Ok(!self.start_those(&[self.member(name)?])?.is_empty())
+    }
+
+    /// Starts what does not run; the names of those that were started.
+    pub fn start_all(&self) -> Result<Vec<String>> {
+        self.start_those(&self.members.iter().collect::<Vec<_>>())
+    }
+
+    /// All ports are looked at first: it starts everything or nothing.
+    fn start_those(&self, members: &[&Member]) -> Result<Vec<String>> {
+        let mut idle = Vec::new();
+        for member in members {
+            if !self.status(&member.name)?.state.is_alive() {
+                idle.push(*member);
+            }
+        }
+        let taken: Vec<_> = idle.iter().filter_map(|m| ports::obstacle(&m.name, m.address)).collect();
         if !taken.is_empty() {
-            bail!("{}\nStop these, or use other ports: PORT_BASE=1000 adds 1000 to each.", taken.join("\n"));
+            bail!("{}", taken.join("\n"));
         }
         for member in &idle {
-            self.start_member(member).with_context(|| format!("start {}", member.name))?;
+            self.launch(member)?;
         }
-        Ok(idle.into_iter().map(|m| m.name).collect())
+        Ok(idle.iter().map(|member| member.name.clone()).collect())
     }
 
-    fn start_member(&self, member: &Member) -> anyhow::Result<()> {
-        let dir = self.member_dir(member);
-        fs::create_dir_all(&dir)?;
+    fn launch(&self, member: &Member) -> Result<()> {
+        let dir = &self.member_dir(&member.name);
+        fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
         let config = dir.join("config.ini");
-        fs::write(&config, member.config(&self.shape, &dir))?;
-        let program = self.bin_dir.join("pegasus_server");
-        ensure!(program.is_file(), "{} is missing: `make build` builds it", program.display());
-        let config = config.to_str().context("the path of the onebox is not UTF-8")?;
-        let role = member.role.to_string();
-        let args = [config, "-app_list", &role];
-        let (child, _) = process::start(&program, &args, &dir.join("out.log"), &dir.join("pid"))?;
-        if let Some(mut old) = self.children.borrow_mut().insert(member.name.clone(), child) {
-            // It has ended, or it would not have been started again.
-            let _ = old.wait();
+        if !config.exists() {
+            // Once: what somebody changes in it stays.
+            fs::write(&config, config_file::text(&self.plan, &self.members, member, dir)?)
+                .with_context(|| format!("write {}", config.display()))?;
+        }
+        let args = [&*config.to_string_lossy(), "-app_list", member.role.name()];
+        let launch = Launch {
+            program: &self.server,
+            args: &args,
+            dir,
+            out: &self.out_file(member),
+            ticket: &self.ticket_file(&member.name),
+            detached: self.temporary.is_none(),
+        };
+        launch.spawn().with_context(|| format!("start {}", member.name))?;
+        Ok(())
+    }
+
+    /// SIGTERM, and waits for the end. One that hangs is killed, which is an error.
+    pub fn stop(&self, name: &str) -> Result<()> {
+        self.end(&[self.member(name)?], Signal::TERM).map(drop)
+    }
+
+    /// As [`Self::stop`]; the names of those that ran.
+    pub fn stop_all(&self) -> Result<Vec<String>> {
+        self.end(&self.members.iter().collect::<Vec<_>>(), Signal::TERM)
+    }
+
+    /// kill -9, and waits for the end.
+    pub fn kill(&self, name: &str) -> Result<()> {
+        self.end(&[self.member(name)?], Signal::KILL).map(drop)
+    }
+
+    /// kill -9 to all at once; the names of those that ran.
+    pub fn kill_all(&self) -> Result<Vec<String>> {
+        self.end(&self.members.iter().collect::<Vec<_>>(), Signal::KILL)
+    }
+
+    /// SIGSTOP: it hangs, its connections stay open.
+    pub fn pause(&self, name: &str) -> Result<()> {
+        self.signal(name, Signal::STOP)
+    }
+
+    pub fn resume(&self, name: &str) -> Result<()> {
+        self.signal(name, Signal::CONT)
+    }
+
+    /// kill -9 to all, then removes what a cluster writes into its directory, and that one if nothing else is in it.
+    pub fn remove(self, lock: Lock) -> Result<()> {
+        self.kill_all()?;
+        for member in &self.members {
+            let dir = self.member_dir(&member.name);
+            match fs::remove_dir_all(&dir) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(error).with_context(|| format!("remove {}", dir.display()));
+                }
+                _ => {}
+            }
+        }
+        // The plan goes last: an interrupted removal can be repeated.
+        Plan::remove(&self.dir)?;
+        lock.remove()
+    }
+
+    /// Waits until every replica-server that runs has reported, every partition of table `temp` has all its replicas
+    /// and answers a read. Fails when the time is over, or at once when a process has ended by itself.
+    ///
+    /// A member that died a moment ago may still be counted: the meta-server learns of it within about a second.
+    /// May be called from anywhere, also from within a tokio runtime (whose thread it blocks).
+    pub fn wait_healthy(&self, within: Duration) -> Result<()> {
+        self.wait_healthy_telling(within, &mut |_| {})
+    }
+
+    /// The same; `tell` gets what is still missing, again and again.
+    pub fn wait_healthy_telling(&self, within: Duration, tell: &mut (dyn FnMut(&str) + Send)) -> Result<()> {
+        let begun = Instant::now();
+        let mut replicas = Vec::new();
+        for member in self.members.iter().filter(|member| member.role == Role::Replica) {
+            if self.status(&member.name)?.state == State::Running {
+                replicas.push(member.address.to_string());
+            }
+        }
+        let mut go_on = |missing: &str| {
+            self.check_none_dead()?;
+            if begun.elapsed() >= within {
+                bail!("not healthy within {} s: {missing}", within.as_secs());
+            }
+            tell(missing);
+            Ok(())
+        };
+        // A thread of its own: a runtime cannot be entered from within another.
+        std::thread::scope(|scope| {
+            let wait = scope.spawn(|| health::wait(&self.metas(), &replicas, &mut go_on));
+            wait.join().unwrap_or_else(|_| bail!("the thread that waits panicked"))
+        })
+    }
+
+    /// The last lines of a file, for people.
+    pub fn last_lines(file: &Path, lines: usize) -> String {
+        let bytes = fs::read(file).unwrap_or_default();
+        let text = String::from_utf8_lossy(&bytes);
+        let all: Vec<&str> = text.lines().collect();
+        all[all.len().saturating_sub(lines)..].join("\n")
+    }
+
+    fn check_none_dead(&self) -> Result<()> {
+        for member in &self.members {
+            if self.status(&member.name)?.state == State::Dead {
+                let out = self.out_file(member);
+                let end = Self::last_lines(&out, LINES_SHOWN);
+                bail!("{} has ended by itself; the end of {}:\n{end}", member.name, out.display());
+            }
         }
         Ok(())
     }
 
-    /// SIGTERM, and SIGKILL for what has not ended after 25 s. Collector first, metas last.
-    pub fn stop(&self, name: Option<&str>) -> anyhow::Result<Vec<String>> {
-        let mut running = self.running(name)?;
-        running.reverse();
-        for (_, identity) in &running {
-            identity.signal(Signal::TERM)?;
-        }
-        for (member, identity) in &running {
-            if !identity.wait_for_end(STOP_WITHIN) {
-                identity.signal(Signal::KILL)?;
-                ensure!(identity.wait_for_end(KILL_WITHIN), "{} does not end", member.name);
-            }
-            self.gone(member);
-        }
-        Ok(running.into_iter().map(|(m, _)| m.name).collect())
+    fn ticket_file(&self, name: &str) -> PathBuf {
+        self.member_dir(name).join("pid")
     }
 
-    /// SIGKILL, to all at once.
-    pub fn kill(&self, name: Option<&str>) -> anyhow::Result<Vec<String>> {
-        let running = self.running(name)?;
-        self.signal(name, Signal::KILL)?;
-        for (member, identity) in &running {
-            ensure!(identity.wait_for_end(KILL_WITHIN), "{} does not end", member.name);
-            self.gone(member);
+    fn ticket(&self, name: &str) -> Result<Option<Ticket>> {
+        Ticket::read(&self.ticket_file(name))
+    }
+
+    fn signal(&self, name: &str, signal: Signal) -> Result<()> {
+        self.member(name)?;
+        match self.ticket(name)? {
+            Some(ticket) if ticket.signal(signal)? => Ok(()),
+            _ => bail!("{name} does not run"),
         }
-        Ok(running.into_iter().map(|(m, _)| m.name).collect())
     }
 
-    /// Sends a signal to what runs and does not wait, for example STOP and CONT.
-    pub fn signal(&self, name: Option<&str>, signal: Signal) -> anyhow::Result<()> {
-        self.running(name)?.iter().try_for_each(|(_, identity)| identity.signal(signal))
-    }
-
-    /// Kills everything and removes the directory.
-    pub fn clear(self) -> anyhow::Result<()> {
-        self.kill(None)?;
-        // A directory that was opened is a onebox: it holds our shape file. That goes last, so that an
-        // interrupted clear can be repeated.
-        for member in self.shape.members() {
-            let dir = self.member_dir(&member);
-            if dir.exists() {
-                fs::remove_dir_all(&dir).with_context(|| format!("remove {}", dir.display()))?;
+    /// All get the signal before any is waited for. The names of those that ran.
+    fn end(&self, members: &[&Member], signal: Signal) -> Result<Vec<String>> {
+        let mut ending = Vec::new();
+        let mut ran = Vec::new();
+        for member in members {
+            if let Some(ticket) = self.ticket(&member.name)? {
+                if ticket.signal(signal)? {
+                    ran.push(member.name.clone());
+                    ticket.signal(Signal::CONT)?; // a paused one would not notice SIGTERM
+                }
+                ending.push((&member.name, ticket));
             }
         }
-        fs::remove_file(shape_file(&self.dir))?;
-        // Whatever somebody else has put there stays, and so does the directory.
-        let _ = fs::remove_dir(&self.dir);
-        Ok(())
-    }
-
-    pub fn list(&self) -> Vec<Listed> {
-        let listed = |member: Member| {
-            let pid = self.identity(&member).map(|identity| identity.pid());
-            let state = if pid.is_some() { State::Running } else { State::Stopped };
-            Listed { member, pid, state }
-        };
-        self.shape.members().into_iter().map(listed).collect()
-    }
-
-    /// The last lines of what a member prints and logs.
-    pub fn output(&self, member: &Member, lines: usize) -> String {
-        let dir = self.member_dir(member);
-        let log = dir.join("log").join(format!("{}.log", member.role));
-        let file = if log.exists() && tail(&log, 1).is_some_and(|t| !t.is_empty()) {
-            log
-        } else {
-            dir.join("out.log")
-        };
-        tail(&file, lines).unwrap_or_default()
-    }
-
-    /// Files that a member prints and logs into.
-    pub fn log_files(&self, member: &Member) -> [PathBuf; 2] {
-        let dir = self.member_dir(member);
-        [dir.join("out.log"), dir.join("log").join(format!("{}.log", member.role))]
-    }
-
-    /// A process that this object has started and that has ended without being asked to.
-    pub(crate) fn ended_by_itself(&self) -> Option<Member> {
-        let started: Vec<_> = self.children.borrow().keys().cloned().collect();
-        self.shape.members().into_iter().find(|m| started.contains(&m.name) && self.identity(m).is_none())
-    }
-
-    fn running(&self, name: Option<&str>) -> anyhow::Result<Vec<(Member, Identity)>> {
-        let members = self.members(name)?.into_iter();
-        Ok(members.filter_map(|m| self.identity(&m).map(|identity| (m, identity))).collect())
-    }
-
-    /// None when it does not run.
-    fn identity(&self, member: &Member) -> Option<Identity> {
-        Identity::read(&self.member_dir(member).join("pid")).filter(Identity::is_alive)
-    }
-
-    fn gone(&self, member: &Member) {
-        if let Some(mut child) = self.children.borrow_mut().remove(&member.name) {
-            let _ = child.wait();
+        let within = if signal == Signal::KILL { KILL_WITHIN } else { STOP_WITHIN };
+        let begun = Instant::now();
+        let mut hung = Vec::new();
+        for (name, ticket) in ending {
+            if !ticket.wait_end(within.saturating_sub(begun.elapsed())) {
+                hung.push(name.as_str());
+                ticket.signal(Signal::KILL)?;
+                ticket.wait_end(KILL_WITHIN);
+            }
+            remove_if_there(&self.ticket_file(name))?;
         }
-        let _ = fs::remove_file(self.member_dir(member).join("pid"));
-    }
-
-    /// Addresses of a role.
-    pub fn addresses(&self, role: Role) -> Vec<String> {
-        self.shape.members().iter().filter(|m| m.role == role).map(Member::address).collect()
+        if !hung.is_empty() {
+            bail!("{} did not end within {} s and had to be killed", hung.join(", "), within.as_secs());
+        }
+        Ok(ran)
     }
 }
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        if self.kill_on_drop {
-            // Nobody is left to be told.
-            let _ = self.kill(None);
+        let Some(temporary) = self.temporary.take() else { return };
+        let killed = self.kill_all();
+        if std::thread::panicking() {
+            // A failed test: what the servers said is the first that one wants to see, and the rest stays to be read.
+            let dir = temporary.keep();
+            eprintln!("--- the cluster's files stay in {}", dir.display());
+            for member in &self.members {
+                let file = self.log_file(member);
+                eprintln!("--- end of {}\n{}", file.display(), Self::last_lines(&file, LINES_SHOWN));
+            }
+        }
+        if let Err(error) = killed {
+            eprintln!("{error:#}");
         }
     }
 }
 
-fn shape_file(dir: &Path) -> PathBuf {
-    dir.join("onebox.json")
+/// `pegasus_server`: `$PEGASUS_SERVER`, else beside our own program (a test's is one directory further down).
+pub fn find_server() -> Result<PathBuf> {
+    const NAME: &str = "pegasus_server";
+    if let Some(path) = std::env::var_os("PEGASUS_SERVER") {
+        let path = PathBuf::from(path);
+        return path.canonicalize().with_context(|| format!("PEGASUS_SERVER={}", path.display()));
+    }
+    let own = std::env::current_exe().context("own program")?;
+    let mut dirs = own.ancestors().skip(1).take(2);
+    match dirs.find(|dir| dir.join(NAME).is_file()) {
+        Some(dir) => Ok(dir.join(NAME)),
+        None => bail!(
+            "{NAME} is not where {} is: build it first (`make build`; for tests `cargo build -p pegasus-server`)",
+            own.display()
+        ),
+    }
 }
 
-fn tail(file: &Path, lines: usize) -> Option<String> {
-    let mut file = fs::File::open(file).ok()?;
-    let len = file.metadata().ok()?.len();
-    file.seek(SeekFrom::Start(len.saturating_sub(TAIL_BYTES))).ok()?;
-    let mut bytes = Vec::new();
-    file.take(TAIL_BYTES).read_to_end(&mut bytes).ok()?;
-    let text = String::from_utf8_lossy(&bytes);
-    let all: Vec<_> = text.lines().collect();
-    Some(all[all.len().saturating_sub(lines)..].join("\n"))
+pub(crate) fn remove_if_there(file: &Path) -> Result<()> {
+    match fs::remove_file(file) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("remove {}", file.display()))
+        }
+        _ => Ok(()),
+    }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{Durability, Engine, Ports};
-
-    fn shape() -> Shape {
-        Shape {
-            ports: Ports { metas: vec![11], replicas: vec![12, 13], collector: 14 },
-            partitions: 4,
-            durability: Durability::PageCache,
-            engine: Engine::Lsm,
-            settings: vec![("replication".into(), "lease_ms".into(), "300".into())],
-        }
-    }
-
-    #[test]
-    fn a_cluster_is_remembered_and_cleared() {
-        let parent = tempfile::tempdir().unwrap();
-        let dir = parent.path().join("onebox");
-        assert!(Cluster::open(&dir, parent.path()).unwrap().is_none());
-        Cluster::create(&dir, shape(), parent.path()).unwrap();
-        let cluster = Cluster::open(&dir, parent.path()).unwrap().unwrap();
-        assert_eq!(*cluster.shape(), shape());
-        assert_eq!(cluster.list().len(), 4);
-        assert_eq!(cluster.list()[1].to_string(), "replica1   replica    127.0.0.1:12     -        stopped");
-        assert!(cluster.members(Some("replica9")).unwrap_err().to_string().contains("collector"));
-        assert_eq!(cluster.members(Some("")).unwrap().len(), 4);
-        let missing = cluster.start(Some("replica1")).unwrap_err();
-        assert!(format!("{missing:#}").contains("make build"), "{missing:#}");
-        cluster.clear().unwrap();
-        assert!(!dir.exists());
-    }
-
-    #[test]
-    fn other_peoples_files_are_left_alone() {
-        let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join("precious"), "").unwrap();
-        assert!(Cluster::create(dir.path(), shape(), dir.path()).is_err());
-        let inside = dir.path().join("onebox");
-        let cluster = Cluster::create(&inside, shape(), dir.path()).unwrap();
-        fs::write(inside.join("precious"), "").unwrap();
-        cluster.clear().unwrap();
-        assert!(inside.join("precious").exists() && !inside.join("onebox.json").exists());
-    }
-
-    #[test]
-    fn configurations() {
-        let dir = Path::new("d");
-        let members = shape().members();
-        let replica = members[1].config(&shape(), dir);
-        for part in [
-            "[apps.replica]\nports = 12\n",
-            "durability = page_cache\n",
-            "engine = lsm\n",
-            "lease_ms = 300\n",
-        ] {
-            assert!(replica.contains(part), "{replica}");
-        }
-        let meta = members[0].config(&shape(), dir);
-        assert!(
-            meta.contains("[meta_server.apps.temp]\npartition_count = 4\nmax_replica_count = 2\n"),
-            "{meta}"
+/// 127.x.y.z at random: nobody's connections take a port there, as they do on 127.0.0.1, so that a member that was
+/// killed gets its port again.
+fn plan_on_own_address(options: Options) -> Result<Plan> {
+    for _ in 0..ADDRESS_TRIES {
+        let host = Ipv4Addr::new(
+            127,
+            rand::random_range(1..=254),
+            rand::random_range(0..=255),
+            rand::random_range(1..=254),
         );
+        let plan = Plan { options: options.clone(), host, port_base: 0 };
+        if members(&plan)?.iter().all(|member| ports::obstacle(&member.name, member.address).is_none()) {
+            return Ok(plan);
+        }
     }
+    bail!("no loopback address has the ports 34101, 34601.. and 34801.. free: who listens on 0.0.0.0?")
 }

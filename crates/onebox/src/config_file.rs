@@ -44,7 +44,8 @@ pub fn text(plan: &Plan, members: &[Member], member: &Member, dir: &Path) -> Res
         text = set(&text, section, key, &value);
     }
     // Each file serves its own role alone.
-    for other in [Role::Meta, Role::Replica, Role::Collector].into_iter().filter(|role| *role != member.role) {
+    for other in [Role::Meta, Role::Replica, Role::Collector].into_iter().filter(|role| *role != member.role)
+    {
         text = set(&text, &format!("apps.{}", other.name()), "run", "false");
     }
     Ok(text)

@@ -1,70 +1,63 @@
-//! Waiting until table `temp` has all its replicas.
+//! Is table `temp` whole? Seen as a client sees it.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::Result;
+use pegasus_client::{Cluster as Client, Error, Options, is_healthy};
 
-use crate::cluster::Cluster;
-
+/// The table that a new cluster makes by itself.
+pub const TABLE: &str = "temp";
+/// One look must not hang on a server that is just starting.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_millis(500);
+const LOOK_TIMEOUT: Duration = Duration::from_secs(1);
+/// Between looks.
 const INTERVAL: Duration = Duration::from_millis(100);
 
-/// How far the cluster has come.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Progress {
-    /// Nobody can be asked yet; why.
-    Starting(String),
-    Partitions {
-        healthy: usize,
-        all: usize,
-    },
+/// Looks until everything is well, or `go_on`, told what is missing, does not want to any more.
+///
+/// `replicas`: addresses of the replica-servers that run.
+pub fn wait(metas: &str, replicas: &[String], go_on: &mut dyn FnMut(&str) -> Result<()>) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let options =
+            Options { timeout: LOOK_TIMEOUT, attempt_timeout: ATTEMPT_TIMEOUT, admin_timeout: LOOK_TIMEOUT };
+        let client = Client::new(metas, options)?;
+        loop {
+            let missing = match look(&client, replicas).await {
+                Ok(None) => return Ok(()),
+                Ok(Some(missing)) => missing,
+                Err(Error::Timeout { .. }) => "the meta-server does not answer yet".to_owned(),
+                Err(Error::NoTable(_)) => format!("table {TABLE} is not made yet"),
+                Err(error) => error.to_string(),
+            };
+            go_on(&missing)?;
+            tokio::time::sleep(INTERVAL).await;
+        }
+    })
 }
 
-impl Cluster {
-    /// Waits until every partition of `temp` has its replicas. `tell` is called with each change. Fails early when
-    /// a process that had been started has ended.
-    pub fn wait_healthy(&self, within: Duration, mut tell: impl FnMut(&Progress)) -> anyhow::Result<()> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        runtime.block_on(async {
-            let end = Instant::now() + within;
-            let mut last = None;
-            let client = pegasus_client::Cluster::new(
-                &self.shape().metas(),
-                pegasus_client::Options { timeout: Duration::from_millis(1000), ..Default::default() },
-            )?;
-            loop {
-                let progress = self.progress(&client).await;
-                if last.as_ref() != Some(&progress) {
-                    tell(&progress);
-                }
-                if matches!(progress, Progress::Partitions { healthy, all } if healthy == all && all > 0) {
-                    return Ok(());
-                }
-                if let Some(ended) = self.ended_by_itself() {
-                    bail!(
-                        "{} has ended by itself. The end of its output:\n{}",
-                        ended.name,
-                        self.output(&ended, 20)
-                    );
-                }
-                if Instant::now() >= end {
-                    let still = self.list().iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
-                    bail!("not healthy after {within:?} ({progress:?}). The processes:\n{still}");
-                }
-                last = Some(progress);
-                tokio::time::sleep(INTERVAL).await;
-            }
-        })
+/// What is missing; None = nothing.
+async fn look(client: &Client, replicas: &[String]) -> Result<Option<String>, Error> {
+    let nodes = client.nodes().await?;
+    let alive = |address: &&String| nodes.iter().any(|state| state.alive && state.node.as_str() == **address);
+    let (reported, all) = (replicas.iter().filter(alive).count(), replicas.len());
+    if reported < all {
+        return Ok(Some(format!("{reported} of {all} replica-servers have reported to the meta-server")));
     }
-
-    async fn progress(&self, client: &pegasus_client::Cluster) -> Progress {
-        let asked = client.partitions("temp").await.context("ask for table temp");
-        match asked {
-            Ok(partitions) => {
-                let whole = |p: &&_| pegasus_client::is_healthy(p);
-                let healthy = partitions.iter().filter(whole).count();
-                Progress::Partitions { healthy, all: partitions.len() }
-            }
-            Err(error) => Progress::Starting(format!("{error:#}")),
+    let partitions = client.partitions(TABLE).await?;
+    let (whole, all) =
+        (partitions.iter().filter(|partition| is_healthy(partition)).count(), partitions.len());
+    if whole < all {
+        return Ok(Some(format!("{whole} of {all} partitions of table {TABLE} have all their replicas")));
+    }
+    // What is stored may be older than a restart: a primary answers only with its group's consent.
+    let table = client.table(TABLE).await?;
+    for index in 0..table.partition_count() {
+        let key = (0..).map(|n: u32| n.to_string()).find(|key| table.partition_of(key, "") == index);
+        let key = key.unwrap_or_default(); // the numbers do not end
+        if let Err(error) = table.get(key, "").await {
+            return Ok(Some(format!("{index} of {all} partitions of table {TABLE} answer, then: {error}")));
         }
     }
+    Ok(None)
 }

@@ -1,28 +1,47 @@
-//! A whole cluster as processes on this machine, all on 127.0.0.1: for trying Pegasus out (`make onebox`) and for
-//! tests that kill real processes.
+//! A whole cluster of real processes on this machine: for `make onebox`, and for tests that need processes.
 //!
 //! | word | meaning |
 //! |---|---|
-//! | shape | how many of what, on which ports, with which durability and engine; kept in `onebox.json` |
-//! | member | one process: `meta1`, `replica1`.., `collector` |
+//! | member | one process of the cluster: `meta1`, `replica1`.., `collector` |
+//! | plan | how a cluster was made: options, address, ports; kept in `cluster.json` |
+//! | ticket | what we keep of a process that we started: pid and start time, so that no other one is ever signalled |
 //!
 //! ```text
-//!  DIR/onebox.json               the shape
-//!  DIR/replica1/config.ini       written anew at every start
-//!              /out.log          what the process prints
-//!              /pid              pid, start time and boot of the process, so that no other is ever killed
-//!              /log/  ...        what the process makes itself
+//!  Options ──> Plan ──> Members ──config_file──> DIR/NAME/config.ini
+//!                          |                          |
+//!                       Cluster ──spawn──> pegasus_server DIR/NAME/config.ini -app_list ROLE
+//!                          |                    DIR/NAME/{pid, out, log/, data}
+//!                          `──health──> pegasus_client: nodes, partitions, one read each
 //! ```
+//!
+//! A test writes:
+//!
+//! ```no_run
+//! # fn example() -> anyhow::Result<()> {
+//! use std::time::Duration;
+//! let cluster = pegasus_onebox::Cluster::start(pegasus_onebox::Options::default())?;
+//! cluster.wait_healthy(Duration::from_secs(30))?;
+//! let metas = cluster.metas(); // for pegasus_client::Cluster::connect
+//! cluster.kill("replica2")?;
+//! cluster.start_member("replica2")?;
+//! # let _ = metas;
+//! # Ok(())
+//! # } // dropped: every process is killed, the directory removed
+//! ```
+//!
+//! Errors are for people to read; nobody decides by their kind, hence `anyhow`.
 
 mod cluster;
+mod config_file;
 mod health;
-mod member;
+mod lock;
+mod members;
+mod options;
 mod ports;
 mod process;
-mod shape;
 
-pub use cluster::{Cluster, Listed, State};
-pub use health::Progress;
-pub use member::{Member, Role};
-pub use ports::{Reserved, holder_of};
-pub use shape::{Durability, Engine, Ports, Shape};
+pub use cluster::{Cluster, Status, find_server};
+pub use lock::Lock;
+pub use members::{Member, Role};
+pub use options::{Durability, Engine, Options, Plan};
+pub use process::State;

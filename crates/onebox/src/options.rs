@@ -103,7 +103,8 @@ impl Options {
                 "ENGINE=sled does not keep its promises with DURABILITY=page_cache: use DURABILITY=sync, or ENGINE=lsm"
             );
         }
-        if let Some(set) = self.sets.iter().find(|set| !set.split_once('=').is_some_and(|(k, _)| k.contains('.')))
+        if let Some(set) =
+            self.sets.iter().find(|set| !set.split_once('=').is_some_and(|(k, _)| k.contains('.')))
         {
             bail!("--set {set}: expected section.key=value");
         }
@@ -132,12 +133,16 @@ impl Plan {
     pub fn read(dir: &Path) -> Result<Option<Self>> {
         let file = dir.join(Self::FILE);
         match std::fs::read(&file) {
-            Ok(bytes) => serde_json::from_slice(&bytes)
-                .map(Some)
-                .with_context(|| format!("{} is not readable; `make onebox-clear` removes it", file.display())),
+            Ok(bytes) => serde_json::from_slice(&bytes).map(Some).with_context(|| {
+                format!("{} is not readable; `make onebox-clear` removes it", file.display())
+            }),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error).with_context(|| format!("read {}", file.display())),
         }
+    }
+
+    pub fn remove(dir: &Path) -> Result<()> {
+        crate::cluster::remove_if_there(&dir.join(Self::FILE))
     }
 
     pub fn write(&self, dir: &Path) -> Result<()> {

@@ -1,137 +1,113 @@
-//! Who holds a port, and ports for clusters that must not meet another.
+//! Is a port free, and if not, who has it.
 
-use std::fmt;
 use std::fs;
-use std::net::{Ipv4Addr, TcpListener, UdpSocket};
+use std::io;
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
+use std::path::Path;
 
-use anyhow::Context;
-use rand::RngExt;
+/// Longest part of a command line that is shown.
+const COMMAND_CHARS_MAX: usize = 100;
 
-/// A process that listens on a TCP port of this machine.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Holder {
-    /// None when it belongs to another user, whose processes cannot be looked into.
-    process: Option<(i32, String)>,
-}
-
-impl fmt::Display for Holder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.process {
-            Some((pid, command)) => write!(f, "pid {pid} ({command})"),
-            None => f.write_str("a process of another user (try `ss -ltnp` as root)"),
-        }
+/// Why `member` cannot listen there, with the name of the process that has the port. None = it can.
+pub fn obstacle(member: &str, address: SocketAddrV4) -> Option<String> {
+    let error = TcpListener::bind(address).err()?;
+    if error.kind() != io::ErrorKind::AddrInUse {
+        return Some(format!("{member} cannot listen on {address}: {error}"));
     }
+    let holder = holder(address).unwrap_or_else(|| "a process that cannot be seen from here".to_owned());
+    Some(format!("port {} of {member} is in use by {holder}", address.port()))
 }
 
-/// The process that listens on `port`, at 127.0.0.1 or everywhere.
-pub fn holder_of(port: u16) -> Option<Holder> {
-    let inode = ["/proc/net/tcp", "/proc/net/tcp6"]
-        .iter()
-        .filter_map(|file| fs::read_to_string(file).ok())
-        .find_map(|table| listener_inode(&table, port))?;
-    let socket = format!("socket:[{inode}]");
-    let pids = fs::read_dir("/proc").ok()?.filter_map(|e| e.ok()?.file_name().to_str()?.parse::<i32>().ok());
-    let holds = |pid: &i32| {
-        let fds = fs::read_dir(format!("/proc/{pid}/fd")).ok();
-        fds.is_some_and(|fds| {
-            fds.flatten().any(|fd| fs::read_link(fd.path()).is_ok_and(|to| to.as_os_str() == socket.as_str()))
-        })
-    };
-    let process = pids.into_iter().find(holds).map(|pid| (pid, command_line(pid)));
-    Some(Holder { process })
+/// `name (pid N): command line`.
+fn holder(address: SocketAddrV4) -> Option<String> {
+    let read = |file| fs::read_to_string(file).unwrap_or_default();
+    let inodes = sockets_on(&read("/proc/net/tcp"), &read("/proc/net/tcp6"), address);
+    let pid = inodes.into_iter().find_map(process_with_socket)?;
+    Some(describe(pid))
 }
 
-fn command_line(pid: i32) -> String {
-    let bytes = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    let words = String::from_utf8_lossy(&bytes).replace('\0', " ");
-    match words.trim() {
-        "" => fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim().to_owned(),
-        words => words.chars().take(100).collect(),
+fn describe(pid: u32) -> String {
+    let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let command = String::from_utf8_lossy(&command).replace('\0', " ");
+    let short: String = command.trim().chars().take(COMMAND_CHARS_MAX).collect();
+    format!("{} (pid {pid}): {short}", name.trim())
+}
+
+/// Inodes of the sockets that keep others from this port, listeners first. IPv6 ones count when they listen on all
+/// addresses.
+fn sockets_on(tcp: &str, tcp6: &str, address: SocketAddrV4) -> Vec<u64> {
+    let mut found: Vec<(bool, u64)> = Vec::new();
+    for line in tcp.lines().chain(tcp6.lines()) {
+        found.extend(socket_on(line, address));
     }
+    found.sort_by_key(|(listens, _)| !listens);
+    found.into_iter().map(|(_, inode)| inode).collect()
 }
 
-/// Finds the inode of the socket that listens on `port` in the text of `/proc/net/tcp`.
-fn listener_inode(table: &str, port: u16) -> Option<u64> {
+/// (listens, inode) of a line `sl local_address rem_address st ... inode`; addresses as hex in host byte order.
+fn socket_on(line: &str, address: SocketAddrV4) -> Option<(bool, u64)> {
     const LISTEN: &str = "0A";
-    table.lines().skip(1).find_map(|line| {
-        let fields: Vec<_> = line.split_whitespace().collect();
-        let (_, local_port) = fields.get(1)?.rsplit_once(':')?;
-        let here = u16::from_str_radix(local_port, 16).ok()? == port && *fields.get(3)? == LISTEN;
-        if here { fields.get(9)?.parse().ok() } else { None }
-    })
-}
-
-/// Free ports, kept from other test processes while this lives. The sockets that keep them are UDP, so that the
-/// servers find the TCP ports free, also between two starts.
-#[derive(Debug)]
-pub struct Reserved {
-    pub ports: Vec<u16>,
-    _guards: Vec<UdpSocket>,
-}
-
-impl Reserved {
-    /// Below the range from which the kernel picks the ports of outgoing connections: none of these may take the
-    /// place of a server that is down for a moment. Never 34xxx, where `make onebox` lives.
-    const RANGE: std::ops::Range<u16> = 10_000..32_000;
-    const TRIES: usize = 10_000;
-
-    pub fn new(count: usize) -> anyhow::Result<Self> {
-        let mut reserved = Self { ports: Vec::new(), _guards: Vec::new() };
-        let mut rng = rand::rng();
-        for _ in 0..Self::TRIES {
-            if reserved.ports.len() == count {
-                return Ok(reserved);
-            }
-            let port = rng.random_range(Self::RANGE);
-            let guard = UdpSocket::bind((Ipv4Addr::LOCALHOST, port));
-            // Free everywhere, not only at 127.0.0.1.
-            let free = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port));
-            if let (Ok(guard), Ok(_)) = (guard, free) {
-                reserved.ports.push(port);
-                reserved._guards.push(guard);
-            }
+    const INODE_FIELD: usize = 9;
+    let fields: Vec<&str> = line.split_whitespace().collect();
+    let (ip, port) = fields.get(1)?.split_once(':')?;
+    let same_ip = match ip.len() {
+        8 => {
+            let ip = Ipv4Addr::from(u32::from_str_radix(ip, 16).ok()?.to_ne_bytes());
+            ip == *address.ip() || ip.is_unspecified()
         }
-        anyhow::bail!("no {count} free ports in {:?}", Self::RANGE)
-    }
+        _ => ip.bytes().all(|digit| digit == b'0'),
+    };
+    let inode: u64 = fields.get(INODE_FIELD)?.parse().ok()?;
+    // Without a process (TIME_WAIT) it does not hold the port against a listener.
+    let fits = same_ip && u16::from_str_radix(port, 16).ok()? == address.port() && inode != 0;
+    fits.then_some((*fields.get(3)? == LISTEN, inode))
+}
 
-    /// One after the other.
-    pub fn take(&mut self) -> anyhow::Result<u16> {
-        self.ports.pop().context("more ports taken than reserved")
-    }
+fn process_with_socket(inode: u64) -> Option<u32> {
+    let wanted = format!("socket:[{inode}]");
+    let pids =
+        fs::read_dir("/proc").ok()?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.into_iter().find(|pid: &u32| {
+        // Processes of others cannot be looked into, and some end while we look.
+        let Ok(files) = fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
+        files.flatten().any(|file| fs::read_link(file.path()).is_ok_and(|to| to == Path::new(&wanted)))
+    })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use super::*;
 
     #[test]
-    fn the_holder_of_a_port_is_named() {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let told = holder_of(port).unwrap().to_string();
-        assert!(told.starts_with(&format!("pid {} (", std::process::id())), "{told}");
-        assert!(told.contains("onebox"), "{told}");
+    fn who_has_a_port_is_named() {
+        for ip in ["127.0.0.1:0", "0.0.0.0:0"] {
+            let listener = TcpListener::bind(ip).unwrap();
+            let address = SocketAddrV4::new(Ipv4Addr::LOCALHOST, listener.local_addr().unwrap().port());
+            let told = obstacle("replica1", address).unwrap();
+            assert!(told.contains("of replica1 is in use by"), "{told}");
+            assert!(told.contains(&format!("(pid {})", std::process::id())), "{told}");
+        }
+        let listener = TcpListener::bind("127.77.0.1:0").unwrap();
+        let SocketAddr::V4(free) = listener.local_addr().unwrap() else { panic!() };
         drop(listener);
-        assert_eq!(holder_of(port), None);
+        assert_eq!(obstacle("x", free), None);
     }
 
     #[test]
-    fn only_listeners_count() {
-        let table = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n\
-                     0: 0100007F:8721 0100007F:1F90 01 00000000:00000000 00:00000000 00000000 0 0 111 1\n\
-                     1: 0100007F:8721 00000000:0000 0A 00000000:00000000 00:00000000 00000000 0 0 222 1\n";
-        assert_eq!(listener_inode(table, 0x8721), Some(222));
-        assert_eq!(listener_inode(table, 0x8722), None);
-        assert_eq!(listener_inode("sl\nrubbish\n", 1), None);
-    }
-
-    #[test]
-    fn reserved_ports_are_different_and_free() {
-        let (a, b) = (Reserved::new(20).unwrap(), Reserved::new(20).unwrap());
-        let mut all: Vec<_> = a.ports.iter().chain(&b.ports).collect();
-        all.sort_unstable();
-        all.dedup();
-        assert_eq!(all.len(), 40);
-        TcpListener::bind(("127.0.0.1", a.ports[0])).unwrap();
+    fn lines_of_proc_net_tcp() {
+        let address: SocketAddrV4 = "127.0.0.1:34801".parse().unwrap();
+        let tcp = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n\
+            0: 0100007F:87F1 0100007F:1F90 01 00000000:00000000 00:00000000 00000000     0        0 11 1 0\n\
+            1: 0100007F:87F1 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 22 1 0\n\
+            2: 0100007F:87F1 0100007F:1F91 06 00000000:00000000 00:00000000 00000000     0        0 0 3 0\n\
+            3: 0200007F:87F1 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 33 1 0\n\
+            4: 0100007F:87F2 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 44 1 0\n\
+            garbage\n";
+        let tcp6 = "0: 00000000000000000000000000000000:87F1 0:0 0A 0:0 00:0 0 0 0 55 1 0\n\
+            1: 00000000000000000000000001000000:87F1 0:0 0A 0:0 00:0 0 0 0 66 1 0\n";
+        assert_eq!(sockets_on(tcp, tcp6, address), [22, 55, 11]);
     }
 }

@@ -1,106 +1,200 @@
-//! Starting processes that outlive us, and never killing one that is not ours.
+//! Processes that outlive us, and never a signal to one that is not ours.
+//!
+//! A pid is reused. So a ticket holds the start time too, and a signal goes through a pidfd that was opened before the
+//! start time is compared: between the look and the signal the process cannot become another one.
 
 use std::fs::{self, File};
 use std::io;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
-use rustix::process::{Pid, Signal, kill_process};
+use anyhow::{Context, Result};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, pidfd_open, pidfd_send_signal, waitpid};
+use serde::{Deserialize, Serialize};
 
-/// A process for certain: a pid alone is given to another one sooner or later.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Identity {
-    pid: i32,
-    /// Clock ticks between boot and its start.
-    start_ticks: u64,
+/// Between looks at a process that is to end.
+const LOOK_INTERVAL: Duration = Duration::from_millis(5);
+
+/// What a member's process does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    Running,
+    /// By SIGSTOP.
+    Paused,
+    /// Nobody wants it to run.
+    Stopped,
+    /// It ended by itself.
+    Dead,
+}
+
+impl State {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Stopped => "stopped",
+            Self::Dead => "dead",
+        }
+    }
+
+    pub fn is_alive(self) -> bool {
+        matches!(self, Self::Running | Self::Paused)
+    }
+}
+
+/// Which process, for good.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ticket {
+    pub pid: i32,
+    /// Clock ticks since boot.
+    start: u64,
+    /// Ticks begin anew with each boot.
     boot: String,
 }
 
-impl Identity {
-    /// Of a live process; a zombie is dead.
-    fn of(pid: i32) -> Option<Self> {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        // The name in parentheses may hold anything; behind it: state, and the start as the 20th field.
-        let fields: Vec<_> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-        if matches!(*fields.first()?, "Z" | "X") {
-            return None;
+/// The fields of /proc/PID/stat that we need.
+#[derive(Debug, PartialEq, Eq)]
+struct Stat {
+    state: char,
+    start: u64,
+}
+
+impl Ticket {
+    /// The ticket of a process that is known to be the right one: a child that nobody has waited for.
+    fn of_child(pid: i32) -> Result<Self> {
+        let stat = stat(pid).with_context(|| format!("/proc/{pid}/stat"))?;
+        Ok(Self { pid, start: stat.start, boot: boot_id()? })
+    }
+
+    /// None: never started, or stopped on purpose.
+    pub fn read(file: &Path) -> Result<Option<Self>> {
+        match fs::read(file) {
+            Ok(bytes) => Ok(serde_json::from_slice(&bytes).ok()), // a torn one is of a start that did not happen
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).with_context(|| format!("read {}", file.display())),
         }
-        Some(Self { pid, start_ticks: fields.get(19)?.parse().ok()?, boot: boot_id() })
     }
 
-    pub fn read(file: &Path) -> Option<Self> {
-        let text = fs::read_to_string(file).ok()?;
-        let mut words = text.split_whitespace();
-        let pid = words.next()?.parse().ok()?;
-        Some(Self { pid, start_ticks: words.next()?.parse().ok()?, boot: words.next()?.to_owned() })
+    /// Replaces the file at once: who looks meanwhile sees the old one or the new one.
+    fn write(&self, file: &Path) -> Result<()> {
+        let new = file.with_extension("tmp");
+        fs::write(&new, serde_json::to_vec(self)?)
+            .and_then(|()| fs::rename(&new, file))
+            .with_context(|| format!("write {}", file.display()))
     }
 
-    fn write(&self, file: &Path) -> io::Result<()> {
-        let temporary = file.with_extension("tmp");
-        fs::write(&temporary, format!("{} {} {}\n", self.pid, self.start_ticks, self.boot))?;
-        fs::rename(temporary, file)
+    pub fn state(&self) -> State {
+        let same = |stat: &Stat| stat.start == self.start && boot_id().is_ok_and(|boot| boot == self.boot);
+        match stat(self.pid).filter(same) {
+            // A zombie has ended; whoever started it has not noticed yet.
+            None | Some(Stat { state: 'Z' | 'X', .. }) => State::Dead,
+            Some(Stat { state: 'T' | 't', .. }) => State::Paused,
+            Some(_) => State::Running,
+        }
     }
 
-    pub fn is_alive(&self) -> bool {
-        Self::of(self.pid).as_ref() == Some(self)
+    /// False when there is no such process any more.
+    pub fn signal(&self, signal: Signal) -> Result<bool> {
+        let Some(pid) = Pid::from_raw(self.pid) else { return Ok(false) };
+        let fd = match pidfd_open(pid, PidfdFlags::empty()) {
+            Ok(fd) => fd,
+            Err(Errno::SRCH | Errno::INVAL) => return Ok(false),
+            Err(error) => return Err(error).with_context(|| format!("pidfd of {}", self.pid)),
+        };
+        if !self.state().is_alive() {
+            return Ok(false);
+        }
+        match pidfd_send_signal(fd, signal) {
+            Ok(()) => Ok(true),
+            Err(Errno::SRCH) => Ok(false),
+            Err(error) => Err(error).with_context(|| format!("signal to {}", self.pid)),
+        }
     }
 
-    pub fn pid(&self) -> i32 {
-        self.pid
-    }
-
-    /// Does nothing when the process has ended.
-    pub fn signal(&self, signal: Signal) -> anyhow::Result<()> {
-        if let Some(pid) = Pid::from_raw(self.pid).filter(|_| self.is_alive()) {
-            match kill_process(pid, signal) {
-                Ok(()) | Err(rustix::io::Errno::SRCH) => {}
-                Err(error) => return Err(error).context(format!("send {signal:?} to pid {}", self.pid)),
+    /// True when it has ended within the time.
+    pub fn wait_end(&self, within: Duration) -> bool {
+        let begun = Instant::now();
+        loop {
+            if !self.state().is_alive() {
+                self.reap();
+                return true;
             }
-        }
-        Ok(())
-    }
-
-    /// False when it is still alive after that time.
-    pub fn wait_for_end(&self, within: Duration) -> bool {
-        let end = Instant::now() + within;
-        while self.is_alive() {
-            if Instant::now() >= end {
+            if begun.elapsed() >= within {
                 return false;
             }
-            std::thread::sleep(Duration::from_millis(5));
+            sleep(LOOK_INTERVAL);
         }
-        true
+    }
+
+    /// Takes a zombie away, if it is our child; of others' children the error says so, and they take care.
+    fn reap(&self) {
+        if let Some(pid) = Pid::from_raw(self.pid) {
+            let _ = waitpid(Some(pid), WaitOptions::NOHANG);
+        }
     }
 }
 
-fn boot_id() -> String {
-    fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+/// How a process is to be started.
+#[derive(Debug)]
+pub struct Launch<'a> {
+    pub program: &'a Path,
+    pub args: &'a [&'a str],
+    pub dir: &'a Path,
+    /// What it prints is appended to this file.
+    pub out: &'a Path,
+    /// Where its ticket is written.
+    pub ticket: &'a Path,
+    /// In a session of its own, so that neither Ctrl-C nor the end of the terminal reaches it. For tests not: there
+    /// Ctrl-C is to end all.
+    pub detached: bool,
 }
 
-/// Starts `program` in a session of its own, so that neither the end of this process nor that of its terminal
-/// ends it. What it prints is appended to `output`.
-pub(crate) fn start(
-    program: &Path,
-    args: &[&str],
-    output: &Path,
-    pid_file: &Path,
-) -> anyhow::Result<(Child, Identity)> {
-    let out = File::options().create(true).append(true).open(output)?;
-    // `setsid` replaces itself by the program: the pid stays.
-    let child = Command::new("setsid")
-        .arg(program)
-        .args(args)
-        .stdin(Stdio::null())
-        .stdout(out.try_clone()?)
-        .stderr(out)
-        .spawn()
-        .with_context(|| format!("start {}", program.display()))?;
-    let pid = i32::try_from(child.id()).context("a pid is positive and small")?;
-    let identity = Identity::of(pid).with_context(|| format!("{} has ended at once", program.display()))?;
-    identity.write(pid_file).with_context(|| format!("write {}", pid_file.display()))?;
-    Ok((child, identity))
+impl Launch<'_> {
+    pub fn spawn(&self) -> Result<Ticket> {
+        let out = File::options()
+            .create(true)
+            .append(true)
+            .open(self.out)
+            .with_context(|| format!("open {}", self.out.display()))?;
+        let mut command = if self.detached {
+            // setsid() between fork and exec would be unsafe code; Debian's setsid (util-linux, essential) execs, so
+            // the pid stays the same.
+            let mut command = Command::new("setsid");
+            command.arg(self.program);
+            command
+        } else {
+            Command::new(self.program)
+        };
+        command
+            .args(self.args)
+            .current_dir(self.dir)
+            .stdin(Stdio::null())
+            .stderr(out.try_clone()?)
+            .stdout(out);
+        let child = command.spawn().with_context(|| format!("start {}", self.program.display()))?;
+        let ticket = Ticket::of_child(i32::try_from(child.id())?)?;
+        ticket.write(self.ticket)?;
+        Ok(ticket)
+    }
+}
+
+fn stat(pid: i32) -> Option<Stat> {
+    parse_stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+}
+
+/// `pid (name) state ... starttime(22) ...`; the name may hold anything, so count from its end.
+fn parse_stat(text: &str) -> Option<Stat> {
+    let (_, fields) = text.rsplit_once(") ")?;
+    let mut fields = fields.split(' ');
+    Some(Stat { state: fields.next()?.chars().next()?, start: fields.nth(18)?.parse().ok()? })
+}
+
+fn boot_id() -> Result<String> {
+    let file = "/proc/sys/kernel/random/boot_id";
+    Ok(fs::read_to_string(file).context(file)?.trim().to_owned())
 }
 
 #[cfg(test)]
@@ -108,33 +202,61 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_recycled_pid_is_not_killed() {
-        let dir = tempfile::tempdir().unwrap();
-        let pid_file = dir.path().join("pid");
-        let (mut child, identity) =
-            start(Path::new("sleep"), &["60"], &dir.path().join("out"), &pid_file).unwrap();
-        assert_eq!(Identity::read(&pid_file).as_ref(), Some(&identity));
-        let earlier = Identity { start_ticks: identity.start_ticks - 1, ..identity.clone() };
-        let other_boot = Identity { boot: "x".into(), ..identity.clone() };
-        for stranger in [earlier, other_boot] {
-            assert!(!stranger.is_alive());
-            stranger.signal(Signal::KILL).unwrap();
-        }
-        assert!(identity.is_alive() && !identity.wait_for_end(Duration::from_millis(20)));
-        identity.signal(Signal::KILL).unwrap();
-        assert!(identity.wait_for_end(Duration::from_secs(5)), "a zombie counts as dead");
-        identity.signal(Signal::KILL).unwrap();
-        child.wait().unwrap();
+    fn stat_lines() {
+        let text = "17 (a ) b) S 1 1 1 0 -1 4 0 0 0 0 5 6 7 8 20 0 1 0 4711 8 9";
+        assert_eq!(parse_stat(text), Some(Stat { state: 'S', start: 4711 }));
+        assert_eq!(parse_stat("17 (a) S 1"), None);
+        assert_eq!(parse_stat(""), None);
+    }
+
+    fn sleeper(dir: &Path, detached: bool) -> Ticket {
+        let (out, ticket) = (&dir.join("out"), &dir.join("pid"));
+        let program = Path::new("/bin/sleep");
+        Launch { program, args: &["60"], dir, out, ticket, detached }.spawn().unwrap()
     }
 
     #[test]
-    fn a_program_that_is_not_there() {
+    fn a_process_runs_pauses_and_ends() {
         let dir = tempfile::tempdir().unwrap();
-        let out = dir.path().join("out");
-        // `setsid` starts and then cannot replace itself.
-        if let Ok((mut child, _)) = start(Path::new("/no/such"), &[], &out, &dir.path().join("pid")) {
-            assert!(!child.wait().unwrap().success());
+        for detached in [false, true] {
+            let ticket = sleeper(dir.path(), detached);
+            assert_eq!(Ticket::read(&dir.path().join("pid")).unwrap(), Some(ticket.clone()));
+            assert_eq!(ticket.state(), State::Running);
+            assert!(ticket.signal(Signal::STOP).unwrap());
+            let begun = Instant::now();
+            while ticket.state() != State::Paused {
+                assert!(begun.elapsed() < Duration::from_secs(5));
+            }
+            assert!(!ticket.wait_end(Duration::from_millis(20)));
+            assert!(ticket.signal(Signal::KILL).unwrap());
+            assert!(ticket.wait_end(Duration::from_secs(5)));
+            assert_eq!(ticket.state(), State::Dead);
+            assert!(!ticket.signal(Signal::TERM).unwrap());
         }
-        assert!(fs::read_to_string(&out).unwrap().contains("/no/such"));
+    }
+
+    #[test]
+    fn a_reused_pid_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let real = sleeper(dir.path(), false);
+        for other in [
+            Ticket { start: real.start - 1, ..real.clone() },
+            Ticket { boot: "another".into(), ..real.clone() },
+        ] {
+            assert_eq!(other.state(), State::Dead);
+            assert!(!other.signal(Signal::KILL).unwrap());
+        }
+        assert_eq!(real.state(), State::Running);
+        real.signal(Signal::KILL).unwrap();
+        assert!(real.wait_end(Duration::from_secs(5)));
+    }
+
+    #[test]
+    fn a_torn_or_missing_ticket_is_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("pid");
+        assert_eq!(Ticket::read(&file).unwrap(), None);
+        fs::write(&file, "{\"pid\":1").unwrap();
+        assert_eq!(Ticket::read(&file).unwrap(), None);
     }
 }
