@@ -26,6 +26,7 @@
 //! Operations that may be executed twice are repeated within [`Options::timeout`]; `incr` and the check_and
 //! operations are not, once it is unclear whether they were executed ([`Error::Unclear`]).
 
+mod attempt;
 mod cluster;
 mod deadline;
 mod error;
