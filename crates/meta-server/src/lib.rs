@@ -152,7 +152,7 @@ pub async fn start_on(
     let grace_ms = u64::try_from(config.liveness.fd_grace_seconds.0.as_millis()).unwrap_or(u64::MAX);
     let mut liveness = Liveness::new(grace_ms);
     // Nobody is declared dead before one grace time.
-    ledger.view().members().iter().for_each(|node| liveness.expect(now, node));
+    ledger.view().known_nodes().iter().for_each(|node| liveness.expect(now, node));
     let (jobs, queue) = mpsc::channel(writer::MAX_JOBS);
     let level = config.meta.meta_function_level_on_start.into();
     let first_start = ledger.view().next_app_id() == 1;

@@ -46,8 +46,8 @@ fn look(leader: &Leader) -> bool {
     }
     state.dirty = false;
     let view = state.ledger.view();
-    let members = view.members();
-    state.liveness.forget_dead(|node| members.contains(node));
+    let known = view.known_nodes();
+    state.liveness.forget_dead(|node| known.contains(node));
 
     let mut assign = Vec::new();
     let mut proposals = Vec::new();

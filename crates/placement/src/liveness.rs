@@ -100,9 +100,9 @@ impl Liveness {
         dead
     }
 
-    /// Forgets dead nodes that hold nothing any more.
-    pub fn forget_dead(&mut self, holds_something: impl Fn(&Node) -> bool) {
-        self.nodes.retain(|node, state| state.alive || holds_something(node));
+    /// Forgets dead nodes that no configuration names any more.
+    pub fn forget_dead(&mut self, is_named: impl Fn(&Node) -> bool) {
+        self.nodes.retain(|node, state| state.alive || is_named(node));
     }
 
     pub fn nodes(&self) -> impl Iterator<Item = (&Node, &NodeState)> {

@@ -1,6 +1,6 @@
 //! Every table with the configurations of its partitions, exactly as stored.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use pegasus_types::{AppId, AppInfo, AppStatus, Gpid, Node, PartitionConfig};
@@ -61,9 +61,11 @@ impl ClusterView {
         self.tables.keys().next_back().map_or(1, |id| id.saturating_add(1))
     }
 
-    /// Every node that is a member of something.
-    pub fn members(&self) -> std::collections::BTreeSet<Node> {
-        self.live_partitions().flat_map(|(_, config)| config.members().cloned()).collect()
+    /// Every node that is a member of something, or lately was.
+    pub fn known_nodes(&self) -> BTreeSet<Node> {
+        self.live_partitions()
+            .flat_map(|(_, config)| config.members().chain(&config.last_drops).cloned())
+            .collect()
     }
 
     pub fn put_table(&mut self, table: Table) {
@@ -221,6 +223,6 @@ mod tests {
         assert_eq!(loads.get(&node(1)), Load { primaries: 2, copies: 2 });
         assert_eq!(loads.get(&node(3)), Load { primaries: 0, copies: 1 });
         assert_eq!(loads.get(&node(4)), Load::default());
-        assert_eq!(view.members().len(), 3);
+        assert_eq!(view.known_nodes().len(), 3);
     }
 }

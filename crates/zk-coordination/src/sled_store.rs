@@ -7,11 +7,13 @@
 //! sled answers damage by coming up with less. A marker beside it remembers that something was stored once:
 //! an empty tree is then an error and not a new cluster.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::thread;
+use std::time::SystemTime;
 
 use tokio::sync::{oneshot, watch};
 
@@ -27,6 +29,8 @@ const CACHE_BYTES: u64 = 8 * 1024 * 1024;
 const SESSION: SessionId = 1;
 
 const SLED_DIR: &str = "sled";
+/// sled's log of everything.
+const DATA_FILE: &str = "db";
 const MARKER: &str = "was-written";
 
 type Job = Box<dyn FnOnce(&mut Core) + Send>;
@@ -125,6 +129,7 @@ struct Core {
     dir: PathBuf,
     /// The marker is there.
     marked: bool,
+    synced: Synced,
     /// Kept for its lock on the directory.
     _db: sled::Db,
     nodes: sled::Tree,
@@ -163,6 +168,7 @@ impl Core {
         let mut core = Self {
             dir: dir.into(),
             marked,
+            synced: Synced::default(),
             _db: db,
             nodes,
             watched: WatchedTree::of(tree),
@@ -201,11 +207,11 @@ impl Core {
 
     fn sync(&mut self) -> io::Result<()> {
         self.nodes.flush().map_err(io::Error::from)?;
-        sync_dir(&self.dir.join(SLED_DIR))?;
+        self.synced.sync(&self.dir.join(SLED_DIR))?;
         if !self.marked && !self.nodes.is_empty() {
             // After the content is durable, so that a crash in between leaves no marker of nothing.
             fs::write(self.dir.join(MARKER), b"the metadata of a cluster is stored beside this file\n")?;
-            sync_dir(&self.dir)?;
+            self.synced.sync(&self.dir)?;
             self.marked = true;
         }
         Ok(())
@@ -218,23 +224,42 @@ impl Drop for Core {
     }
 }
 
-/// Syncs every file below a directory, and the directories.
-fn sync_dir(dir: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(dir)? {
-        let path = entry?.path();
-        match fs::metadata(&path) {
-            Ok(meta) if meta.is_dir() => sync_dir(&path)?,
-            Ok(_) => match File::open(&path) {
-                Ok(file) => file.sync_all()?,
+/// Syncs what has changed below a directory since the last time: files, and directories with new entries.
+#[derive(Debug, Default)]
+struct Synced(BTreeMap<PathBuf, Stamp>);
+
+/// What a write changes of a file: size and time of change.
+type Stamp = (u64, Option<SystemTime>);
+
+impl Synced {
+    fn sync(&mut self, dir: &Path) -> io::Result<()> {
+        for entry in fs::read_dir(dir)? {
+            let path = entry?.path();
+            match fs::metadata(&path) {
+                Ok(meta) if meta.is_dir() => self.sync(&path)?,
+                Ok(meta) => self.sync_changed(path, &meta)?,
+                // sled replaces its snapshot files now and then.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(error),
-            },
-            // sled replaces its snapshot files now and then.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
+            }
         }
+        // Last: a directory's entry must not be durable before what it names.
+        self.sync_changed(dir.into(), &fs::metadata(dir)?)
     }
-    File::open(dir)?.sync_all()
+
+    fn sync_changed(&mut self, path: PathBuf, meta: &fs::Metadata) -> io::Result<()> {
+        let stamp = (meta.len(), meta.modified().ok());
+        // The data file changes with every write, perhaps within one tick of the file system's clock.
+        if self.0.get(&path) != Some(&stamp) || path.ends_with(DATA_FILE) {
+            match File::open(&path) {
+                Ok(file) => file.sync_all()?,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+                Err(error) => return Err(error),
+            }
+            self.0.insert(path, stamp);
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]
