@@ -11,7 +11,7 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::members::{Member, members, meta_list};
-use crate::process::{Launch, State, Ticket};
+use crate::process::{LOOK_INTERVAL, Launch, State, Ticket};
 use crate::{Lock, Options, Plan, Role, config_file, health, ports};
 
 /// A server bounds its own clean end by 20 s; later it hangs.
@@ -207,9 +207,17 @@ impl Cluster {
         self.end(&self.members.iter().collect::<Vec<_>>(), Signal::KILL)
     }
 
-    /// SIGSTOP: it hangs, its connections stay open.
+    /// SIGSTOP, and waits until it hangs; its connections stay open.
     pub fn pause(&self, name: &str) -> Result<()> {
-        self.signal(name, Signal::STOP)
+        self.signal(name, Signal::STOP)?;
+        let begun = Instant::now();
+        while self.status(name)?.state == State::Running {
+            if begun.elapsed() >= KILL_WITHIN {
+                bail!("{name} does not stop");
+            }
+            std::thread::sleep(LOOK_INTERVAL);
+        }
+        Ok(())
     }
 
     pub fn resume(&self, name: &str) -> Result<()> {

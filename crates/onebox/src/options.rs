@@ -129,6 +129,18 @@ pub struct Plan {
 impl Plan {
     const FILE: &str = "cluster.json";
 
+    /// As one would give it to `make onebox`.
+    pub fn words(&self) -> String {
+        let Options { metas, replicas, partitions, durability, engine, sets, .. } = &self.options;
+        let sets: String = sets.iter().map(|set| format!(" --set {set}")).collect();
+        format!(
+            "METAS={metas} REPLICAS={replicas} PARTITIONS={partitions} DURABILITY={} ENGINE={} PORT_BASE={}{sets}",
+            durability.name(),
+            engine.name(),
+            self.port_base
+        )
+    }
+
     /// None when there is no cluster in `dir`.
     pub fn read(dir: &Path) -> Result<Option<Self>> {
         let file = dir.join(Self::FILE);

@@ -15,8 +15,8 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, pidfd_open, pidfd_send_signal, waitpid};
 use serde::{Deserialize, Serialize};
 
-/// Between looks at a process that is to end.
-const LOOK_INTERVAL: Duration = Duration::from_millis(5);
+/// Between looks at a process that is to end or to stop.
+pub const LOOK_INTERVAL: Duration = Duration::from_millis(5);
 
 /// What a member's process does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,8 +89,10 @@ impl Ticket {
     pub fn state(&self) -> State {
         let same = |stat: &Stat| stat.start == self.start && boot_id().is_ok_and(|boot| boot == self.boot);
         match stat(self.pid).filter(same) {
-            // A zombie has ended; whoever started it has not noticed yet.
-            None | Some(Stat { state: 'Z' | 'X', .. }) => State::Dead,
+            None => State::Dead,
+            // A zombie has ended, and whoever started it has not noticed yet. But while other threads still end, so do
+            // their files: the port is not free.
+            Some(Stat { state: 'Z' | 'X', .. }) if threads(self.pid) <= 1 => State::Dead,
             Some(Stat { state: 'T' | 't', .. }) => State::Paused,
             Some(_) => State::Running,
         }
@@ -179,6 +181,11 @@ impl Launch<'_> {
         ticket.write(self.ticket)?;
         Ok(ticket)
     }
+}
+
+/// Those that have not ended, and the first one.
+fn threads(pid: i32) -> usize {
+    fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count)
 }
 
 fn stat(pid: i32) -> Option<Stat> {
