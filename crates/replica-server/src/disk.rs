@@ -7,9 +7,6 @@ use std::path::PathBuf;
 use pegasus_mutation_log::{Completion, LogError, MutationLog, Record};
 use pegasus_types::{Ballot, Decree, Gpid, LogLocation};
 
-/// Index of a disk of this node.
-pub type DiskId = usize;
-
 /// Records that may wait for a log that takes no more; beyond it no client write is admitted. What peers send is
 /// bounded by their windows.
 pub const MAX_WAITING_RECORDS: usize = 20_000;
@@ -36,11 +33,21 @@ pub struct Disk {
     last_token: u64,
 }
 
+/// One record that is durable now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Logged {
+    pub gpid: Gpid,
+    pub copy_id: u64,
+    pub ballot: Ballot,
+    pub decree: Decree,
+    pub location: LogLocation,
+}
+
 /// What a completion means.
 #[derive(Debug, Default)]
 pub struct Finished {
     /// Durable now.
-    pub logged: Vec<(Gpid, Ballot, Decree, LogLocation)>,
+    pub logged: Vec<Logged>,
     /// Replicas that cannot go on, and why.
     pub failed: Vec<(Gpid, String)>,
     /// The whole log is broken.
@@ -122,10 +129,13 @@ impl Disk {
         debug_assert_eq!(token, completion.token);
         match completion.result {
             Ok(locations) => {
-                let told = records.iter().zip(locations);
-                finished.logged.extend(
-                    told.map(|(r, location)| (r.mutation.gpid, r.ballot, r.mutation.decree, location)),
-                );
+                finished.logged.extend(records.iter().zip(locations).map(|(record, location)| Logged {
+                    gpid: record.mutation.gpid,
+                    copy_id: record.copy_id,
+                    ballot: record.ballot,
+                    decree: record.mutation.decree,
+                    location,
+                }));
             }
             Err(LogError::DiskFull | LogError::Hole { .. }) => {
                 self.full = true;
@@ -151,10 +161,6 @@ impl Disk {
     pub fn forget(&mut self, gpid: Gpid) {
         self.refused.retain(|r| r.mutation.gpid != gpid);
         self.batch.retain(|r| r.mutation.gpid != gpid);
-    }
-
-    pub fn is_waiting(&self) -> bool {
-        !self.in_flight.is_empty() || !self.batch.is_empty() || !self.refused.is_empty()
     }
 
     pub fn has_refused(&self) -> bool {

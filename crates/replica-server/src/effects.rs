@@ -121,7 +121,13 @@ fn send_heartbeat(shell: &Rc<Shell>, to: Node, heartbeat: Heartbeat) {
     });
 }
 
-fn save_config(state: &mut NodeState, shell: &Rc<Shell>, gpid: Gpid, config: PartitionConfig, learning: bool) {
+fn save_config(
+    state: &mut NodeState,
+    shell: &Rc<Shell>,
+    gpid: Gpid,
+    config: PartitionConfig,
+    learning: bool,
+) {
     let Some(replica) = state.replicas.get_mut(&gpid) else { return };
     let ballot = config.ballot;
     replica.meta.config = config;

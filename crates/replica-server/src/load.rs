@@ -150,19 +150,35 @@ fn open(found: FoundReplica, how: &How) -> Result<Opened, LoadError> {
     if let Ok(why) = std::fs::read_to_string(path.join(BROKEN_FILE)) {
         return Err(LoadError::Meta(format!("found broken at an earlier start: {why}")));
     }
-    let copy_id = meta.copy_id;
-    let opened = open_sound(gpid, &path, meta, how);
-    if let Err(error) = &opened {
-        let_log_go(gpid, copy_id, &path, how, error);
+    match open_sound(gpid, &path, meta.clone(), how) {
+        Ok(opened) => Ok(opened),
+        // Nobody counts on a learner: it begins again, empty.
+        Err(error) if meta.learning => {
+            tracing::warn!(%gpid, %error, "a learner begins anew");
+            how.log.forget(gpid, meta.copy_id);
+            let meta = ReplicaMeta { copy_id: rand::random(), ..meta };
+            meta.save(&path).map_err(|error| LoadError::Meta(error.to_string()))?;
+            let engine = open_engine(&path, &meta, how)?;
+            let replay = Replay::new(engine.applied_decree(), how.keep);
+            let (recovered, locations) = replay.finish(meta.config.clone(), true, how.intact);
+            Ok(Opened { meta, engine, recovered, locations, replayed: 0 })
+        }
+        Err(error) => {
+            let_log_go(gpid, meta.copy_id, &path, how, &error);
+            Err(error)
+        }
     }
-    opened
+}
+
+fn open_engine(path: &Path, meta: &ReplicaMeta, how: &How) -> Result<Arc<dyn PartitionEngine>, LoadError> {
+    replica_files::remove_other_engines(path, meta.copy_id)?;
+    let dir = replica_files::engine_dir(path, meta.copy_id);
+    std::fs::create_dir_all(&dir)?;
+    Ok(how.factory.open(&dir)?)
 }
 
 fn open_sound(gpid: Gpid, path: &Path, meta: ReplicaMeta, how: &How) -> Result<Opened, LoadError> {
-    replica_files::remove_other_engines(path, meta.copy_id)?;
-    let engine_dir = replica_files::engine_dir(path, meta.copy_id);
-    std::fs::create_dir_all(&engine_dir)?;
-    let engine = how.factory.open(&engine_dir)?;
+    let engine = open_engine(path, &meta, how)?;
     let mut records = how.log.replay(gpid, meta.copy_id, engine.applied_decree())?;
     let mut replay = Replay::new(engine.applied_decree(), how.keep);
     let mut apply = Vec::new();
@@ -182,11 +198,10 @@ fn open_sound(gpid: Gpid, path: &Path, meta: ReplicaMeta, how: &How) -> Result<O
 /// A replica that cannot be opened must not pin the log (safety-rules.md 2.7): its records move into its
 /// directory, which says from then on that it is broken.
 fn let_log_go(gpid: Gpid, copy_id: u64, path: &Path, how: &How, error: &LoadError) {
-    let moved = how
-        .log
-        .export(gpid, copy_id, &path.join("log-records"))
-        .map_err(|error| error.to_string())
-        .and_then(|_| std::fs::write(path.join(BROKEN_FILE), error.to_string()).map_err(|error| error.to_string()));
+    let moved =
+        how.log.export(gpid, copy_id, &path.join("log-records")).map_err(|error| error.to_string()).and_then(
+            |_| std::fs::write(path.join(BROKEN_FILE), error.to_string()).map_err(|error| error.to_string()),
+        );
     match moved {
         Ok(()) => how.log.forget(gpid, copy_id),
         Err(why) => tracing::warn!(%gpid, why, "cannot move its records out of the log"),

@@ -66,7 +66,9 @@ impl Op {
             ReadRequest::SortkeyCount { .. } => Self::SortkeyCount,
             ReadRequest::MultiGet(_) => Self::MultiGet,
             ReadRequest::BatchGet(_) => Self::BatchGet,
-            ReadRequest::GetScanner(_) | ReadRequest::Scan(_) | ReadRequest::ClearScanner { .. } => Self::Scan,
+            ReadRequest::GetScanner(_) | ReadRequest::Scan(_) | ReadRequest::ClearScanner { .. } => {
+                Self::Scan
+            }
         }
     }
 
@@ -152,13 +154,21 @@ impl Metrics {
 
     /// `name_of` gives a table's name; ids stand in for tables without one.
     pub fn render(&self, out: &mut Text, name_of: impl Fn(AppId) -> Option<String>) {
-        out.family("pegasus_replica_request_seconds", "histogram", "Client requests answered, by table and operation.");
+        out.family(
+            "pegasus_replica_request_seconds",
+            "histogram",
+            "Client requests answered, by table and operation.",
+        );
         for (app, table) in &self.tables {
             let name = name_of(*app).unwrap_or_else(|| app.to_string());
             for op in Op::ALL {
                 let metrics = &table.ops[op as usize];
                 if metrics.answered.count() > 0 {
-                    out.histogram("pegasus_replica_request_seconds", &[("table", &name), ("op", op.name())], &metrics.answered);
+                    out.histogram(
+                        "pegasus_replica_request_seconds",
+                        &[("table", &name), ("op", op.name())],
+                        &metrics.answered,
+                    );
                 }
             }
         }
@@ -174,7 +184,9 @@ impl Metrics {
                 }
             }
         };
-        per_op(out, "pegasus_replica_requests_failed_total", "Client requests refused with an error.", |m| m.failed);
+        per_op(out, "pegasus_replica_requests_failed_total", "Client requests refused with an error.", |m| {
+            m.failed
+        });
         per_op(out, "pegasus_replica_request_bytes_total", "Bytes of client requests.", |m| m.bytes);
         for (name, help, value) in [
             ("turns", "Turns of the serving loop.", self.turns),

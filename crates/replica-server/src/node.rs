@@ -63,7 +63,10 @@ pub struct Shell {
 
 impl fmt::Debug for Shell {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shell").field("me", &self.me).field("incarnation", &self.incarnation).finish_non_exhaustive()
+        f.debug_struct("Shell")
+            .field("me", &self.me)
+            .field("incarnation", &self.incarnation)
+            .finish_non_exhaustive()
     }
 }
 

@@ -105,7 +105,9 @@ impl NodeState {
         let limits = shell.settings.read_limits;
         let at = ReadAt { epoch_now: epoch_seconds(clock::wall_us()), limits };
         let result = match &read.request {
-            ReadRequest::Get { .. } | ReadRequest::Ttl { .. } => ops::read(&read.request, &*replica.engine, &at),
+            ReadRequest::Get { .. } | ReadRequest::Ttl { .. } => {
+                ops::read(&read.request, &*replica.engine, &at)
+            }
             ReadRequest::BatchGet(keys) if keys.keys.len() <= KEYS_ON_LOOP => {
                 ops::read(&read.request, &*replica.engine, &at)
             }

@@ -64,11 +64,8 @@ async fn make(shell: &Rc<Shell>, gpid: Gpid, meta: ReplicaMeta) -> Result<Made, 
         let engine = factory.open(&engine).map_err(|error| error.to_string())?;
         Ok((disk.tag().to_owned(), dir, meta, engine))
     };
-    let (tag, dir, meta, engine) = shell
-        .lanes
-        .run(gpid, work)
-        .await
-        .unwrap_or_else(|| Err("making the replica panicked".to_owned()))?;
+    let (tag, dir, meta, engine) =
+        shell.lanes.run(gpid, work).await.unwrap_or_else(|| Err("making the replica panicked".to_owned()))?;
     let disk = shell.with(|state| state.disks.iter().position(|disk| disk.tag == tag));
     let disk = disk.ok_or_else(|| format!("disk {tag} has no log"))?;
     Ok(Made { disk, dir, meta, engine })

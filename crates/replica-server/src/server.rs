@@ -20,7 +20,7 @@ use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
-use crate::disk::{Disk, Finished};
+use crate::disk::{Disk, Finished, Logged};
 use crate::file_lanes::FileLanes;
 use crate::load::{self, Found};
 use crate::meta_link::{self, MetaLink};
@@ -62,7 +62,8 @@ pub async fn start(config: Config, shutdown: Shutdown) -> anyhow::Result<Handle>
     let core = NodeCore::new(me.clone(), incarnation, config.core_options(), clock::boot_ms());
     let identity = Rc::new(Identity::new(me.clone(), incarnation, dirs.cluster_id().unwrap_or_default()));
     let (peer_events, heard) = mpsc::unbounded_channel();
-    let pool = PeerPool::new(identity.clone(), PoolOptions::default(), move |event| drop(peer_events.send(event)));
+    let pool =
+        PeerPool::new(identity.clone(), PoolOptions::default(), move |event| drop(peer_events.send(event)));
     let shell = Rc::new(Shell {
         me: me.clone(),
         cluster_name: config.cluster.cluster_name.clone(),
@@ -186,8 +187,12 @@ fn settings(config: &Config) -> Settings {
 type Completions = mpsc::UnboundedReceiver<(usize, Vec<Completion>)>;
 
 /// Data directories, and the log of each that can be used.
-async fn open_disks(config: &Config, me: &pegasus_types::Node) -> anyhow::Result<(Arc<DataDirs>, Vec<Disk>, Completions)> {
-    let specs: Vec<DirSpec> = config.data_dirs().into_iter().map(|(tag, path)| DirSpec { tag, path }).collect();
+async fn open_disks(
+    config: &Config,
+    me: &pegasus_types::Node,
+) -> anyhow::Result<(Arc<DataDirs>, Vec<Disk>, Completions)> {
+    let specs: Vec<DirSpec> =
+        config.data_dirs().into_iter().map(|(tag, path)| DirSpec { tag, path }).collect();
     let least = u64::try_from(config.replication.disk_min_available_space_ratio).unwrap_or(0);
     let (node, options) = (me.clone(), config.log_options());
     let ignore_broken = config.replication.ignore_broken_disk;
@@ -255,7 +260,7 @@ async fn log_completions(shell: Rc<Shell>, mut completions: Completions) {
                 for completion in batch {
                     state.disks[index].complete(completion, &mut finished);
                 }
-                state.logged(index, &mut finished);
+                state.logged(&shell, index, &mut finished);
                 next = completions.try_recv().ok();
             }
         });
@@ -265,11 +270,13 @@ async fn log_completions(shell: Rc<Shell>, mut completions: Completions) {
 
 impl NodeState {
     /// Tells the core what is durable, and keeps where it lies.
-    fn logged(&mut self, disk: usize, finished: &mut Finished) {
+    fn logged(&mut self, shell: &Shell, disk: usize, finished: &mut Finished) {
         let mut told: Option<Event> = None;
-        for (gpid, ballot, decree, location) in finished.logged.drain(..) {
-            if let Some(replica) = self.replicas.get_mut(&gpid) {
-                replica.locations.set(decree, location);
+        for Logged { gpid, copy_id, ballot, decree, location } in finished.logged.drain(..) {
+            // Records of an earlier life vouch for nothing of this one.
+            match self.replicas.get_mut(&gpid).filter(|replica| replica.copy_id == copy_id) {
+                Some(replica) => replica.locations.set(decree, location),
+                None => continue,
             }
             match &mut told {
                 Some(Event::Logged { gpid: g, ballot: b, upto }) if (*g, *b) == (gpid, ballot) => {
@@ -287,7 +294,7 @@ impl NodeState {
             self.events.push_back(Event::Failed { gpid, fault: pegasus_pacifica::Fault::Log, why });
         }
         if let Some(why) = finished.broken.take() {
-            self.disk_broken(disk, &why);
+            self.disk_broken(shell, disk, &why);
         }
     }
 }

@@ -113,7 +113,7 @@ async fn measure(shell: &Rc<Shell>) {
             if let DiskState::Broken(why) = condition
                 && disk.broken.is_none()
             {
-                state.disk_broken(index, &why);
+                state.disk_broken(shell, index, &why);
             }
         }
     });
@@ -134,8 +134,11 @@ fn remove_set_aside(shell: &Rc<Shell>) {
 
 impl NodeState {
     /// Nothing on the disk may be believed any more until restart: its replicas leave (safety-rules.md 2.8).
-    pub fn disk_broken(&mut self, index: usize, why: &str) {
+    pub fn disk_broken(&mut self, shell: &Shell, index: usize, why: &str) {
         let disk = &mut self.disks[index];
+        if let Some(dir) = shell.dirs.get(&disk.tag) {
+            dir.mark_broken(why);
+        }
         disk.broken = Some(why.to_owned());
         tracing::error!(disk = disk.tag, why, "disk is broken, its replicas leave");
         let gone: Vec<Gpid> = self.replicas.values().filter(|r| r.disk == index).map(|r| r.gpid).collect();

@@ -93,7 +93,10 @@ fn operations_and_refusals() {
         }
         let count = client.call("r", Request::Read(ReadRequest::SortkeyCount { hash_key: "r".into() })).await;
         assert!(matches!(count, Response::Read(ReadResponseBody::SortkeyCount(r)) if r.count == 300));
-        let all = Request::Read(ReadRequest::MultiGet(MultiGetRequest { hash_key: "r".into(), ..Default::default() }));
+        let all = Request::Read(ReadRequest::MultiGet(MultiGetRequest {
+            hash_key: "r".into(),
+            ..Default::default()
+        }));
         let Response::Read(ReadResponseBody::MultiGet(all)) = client.call("r", all).await else { panic!() };
         assert_eq!((all.error, all.kvs.len()), (0, 300), "more than the loop looks at by itself");
         let scanner = Request::Read(ReadRequest::GetScanner(GetScannerRequest {
@@ -124,7 +127,8 @@ fn operations_and_refusals() {
         // Remote command and HTTP on the same port.
         let command = RemoteCommand { cmd: "replica.list".into(), arguments: vec![] };
         let head = Default::default();
-        let Response::Text(text) = connection.call(head, &Request::RemoteCommand(command), WITHIN).await.unwrap()
+        let Response::Text(text) =
+            connection.call(head, &Request::RemoteCommand(command), WITHIN).await.unwrap()
         else {
             panic!()
         };

@@ -49,7 +49,8 @@ fn members_have_what_the_primary_has() {
         for node in &nodes {
             let connection = client.connection(&node.node).await.unwrap();
             let backup = RequestHead { is_backup: true, ..client.head(index) };
-            let Response::Read(ReadResponseBody::Get(got)) = connection.call(backup, &get, WITHIN).await.unwrap()
+            let Response::Read(ReadResponseBody::Get(got)) =
+                connection.call(backup, &get, WITHIN).await.unwrap()
             else {
                 panic!()
             };

@@ -68,14 +68,26 @@ pub fn start(
         tokio::task::spawn_local(async move {
             let request = LearnOpen { gpid, ballot, signature, committed };
             let copied = copy(&shell, client, request).await;
-            report(&shell, gpid, signature, copied.map(|decree| Event::CopiedRows { gpid, signature, decree }));
+            report(
+                &shell,
+                gpid,
+                signature,
+                copied.map(|decree| Event::CopiedRows { gpid, signature, decree }),
+            );
         })
     };
     state.copying.insert(gpid, Copying { signature, task: task.abort_handle() });
 }
 
 /// Fetches the next chunk of the primary's log.
-pub fn fetch(state: &mut NodeState, shell: &Rc<Shell>, gpid: Gpid, from: Node, signature: u64, after: Decree) {
+pub fn fetch(
+    state: &mut NodeState,
+    shell: &Rc<Shell>,
+    gpid: Gpid,
+    from: Node,
+    signature: u64,
+    after: Decree,
+) {
     let client = shell.pool.replica(&from);
     let task = {
         let shell = shell.clone();
@@ -114,9 +126,15 @@ async fn copy(shell: &Rc<Shell>, client: ReplicaClient, request: LearnOpen) -> R
     while shell.with(|state| state.switching.contains(&gpid)) {
         tokio::time::sleep(PRESSURE_PAUSE).await;
     }
+    let mut said = false;
     let plan = loop {
         match client.learn_open(CALL_WITHIN, request.clone()).await? {
-            Err(LearnRefused::Busy) => tokio::time::sleep(BUSY_PAUSE).await,
+            Err(LearnRefused::Busy) => {
+                if !std::mem::replace(&mut said, true) {
+                    tracing::info!(%gpid, teacher = %client.node(), "teacher is busy, waiting");
+                }
+                tokio::time::sleep(BUSY_PAUSE).await;
+            }
             answer => break answer?,
         }
     };
@@ -151,12 +169,18 @@ async fn copy(shell: &Rc<Shell>, client: ReplicaClient, request: LearnOpen) -> R
     Ok(decree)
 }
 
-async fn off_loop<T: Send + 'static>(work: impl FnOnce() -> Result<T, Failed> + Send + 'static) -> Result<T, Failed> {
+async fn off_loop<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Failed> + Send + 'static,
+) -> Result<T, Failed> {
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|panic| Err(Failed::Local(panic.to_string())))
 }
 
 /// An empty engine beside the present one.
-async fn open_second_engine(shell: &Rc<Shell>, gpid: Gpid, copy_id: u64) -> Result<Arc<dyn PartitionEngine>, Failed> {
+async fn open_second_engine(
+    shell: &Rc<Shell>,
+    gpid: Gpid,
+    copy_id: u64,
+) -> Result<Arc<dyn PartitionEngine>, Failed> {
     let place = shell.with(|state| state.replicas.get(&gpid).map(|r| (r.dir.clone(), r.copy_id)));
     let (dir, present) = place.ok_or_else(|| Failed::Local("the replica is gone".to_owned()))?;
     let factory = shell.factory.clone();
@@ -167,7 +191,11 @@ async fn open_second_engine(shell: &Rc<Shell>, gpid: Gpid, copy_id: u64) -> Resu
         std::fs::create_dir_all(&path).map_err(io)?;
         Ok(factory.open(&path)?)
     };
-    shell.lanes.run(gpid, work).await.unwrap_or_else(|| Err(Failed::Local("opening an engine panicked".to_owned())))
+    shell
+        .lanes
+        .run(gpid, work)
+        .await
+        .unwrap_or_else(|| Err(Failed::Local("opening an engine panicked".to_owned())))
 }
 
 /// A new life of the replica begins: the meta file names it first, then memory follows.

@@ -7,8 +7,9 @@ use std::collections::BTreeMap;
 
 use pegasus_types::{Gpid, Millis};
 
-/// Copies served at once. Each pins a view of a partition and its log.
-pub const MAX_SESSIONS: usize = 8;
+/// Copies served at once. Each pins a view of a partition and its log; learners limit themselves to a few at a
+/// time, so this is for several that come back together.
+pub const MAX_SESSIONS: usize = 64;
 /// A learner asks for the next chunk within milliseconds; a minute without is death.
 pub const EXPIRE_MS: u64 = 60_000;
 
@@ -65,6 +66,11 @@ impl<T> Sessions<T> {
         before - self.open.len()
     }
 
+    /// Ends those whose learner `is_gone`: it has joined, failed, or began anew.
+    pub fn prune(&mut self, is_gone: impl Fn(Gpid, u64) -> bool) {
+        self.open.retain(|_, s| !is_gone(s.gpid, s.signature));
+    }
+
     pub fn close(&mut self, gpid: Gpid) {
         self.open.retain(|_, s| s.gpid != gpid);
     }
@@ -106,5 +112,7 @@ mod tests {
         assert!(!sessions.has_room());
         sessions.close(Gpid::new(1, 0));
         assert!(sessions.has_room());
+        sessions.prune(|gpid, signature| gpid.index < 10 && signature == 1);
+        assert_eq!(sessions.len(), MAX_SESSIONS - 10);
     }
 }

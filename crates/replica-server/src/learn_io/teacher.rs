@@ -11,7 +11,7 @@ use pegasus_types::{Ballot, Decree};
 
 use super::{Teaching, sessions::EXPIRE_MS};
 use crate::clock;
-use crate::node::Shell;
+use crate::node::{NodeState, Shell};
 
 /// A learner that is further behind copies rows: replaying so many mutations would take longer.
 const MAX_LOG_DISTANCE: i64 = 200_000;
@@ -23,6 +23,7 @@ pub fn open(shell: &Rc<Shell>, request: &LearnOpen) -> Result<LearnPlan, LearnRe
     let now = clock::boot_ms();
     shell.with(|state| {
         let commit_point = state.core.teach(gpid, ballot, signature)?;
+        prune(state);
         let replica = state.replicas.get(&gpid).ok_or(LearnRefused::NotPrimary(ballot))?;
         if state.teaching.of(now, gpid, signature).is_none() && !state.teaching.has_room() {
             return Err(LearnRefused::Busy);
@@ -34,7 +35,9 @@ pub fn open(shell: &Rc<Shell>, request: &LearnOpen) -> Result<LearnPlan, LearnRe
         // A learner without anything learns rows, unless there is hardly anything.
         let worth = committed > Decree::ZERO || commit_point.0 < 1000;
         let reaches = commit_point == committed || log.held(gpid, copy_id).is_some_and(|(lo, _)| lo <= next);
-        if is_near && worth && reaches
+        if is_near
+            && worth
+            && reaches
             && let Ok(pin) = log.pin(gpid, copy_id, next)
         {
             let held = Teaching { view: None, has_rows: false, copy_id, _pin: pin };
@@ -44,7 +47,8 @@ pub fn open(shell: &Rc<Shell>, request: &LearnOpen) -> Result<LearnPlan, LearnRe
         let view = replica.engine.view().map_err(|error| failed(&error))?;
         let decree = view.decree();
         // What is not in the view is above it: committed and logged, or still to come.
-        let pin = log.pin(gpid, copy_id, decree.next()).map_err(|error| LearnRefused::Failed(error.to_string()))?;
+        let pin =
+            log.pin(gpid, copy_id, decree.next()).map_err(|error| LearnRefused::Failed(error.to_string()))?;
         let held = Teaching { view: Some(view), has_rows: true, copy_id, _pin: pin };
         let session = state.teaching.open(now, gpid, signature, held);
         tracing::info!(%gpid, session, %decree, "teaching");
@@ -57,7 +61,7 @@ pub async fn rows(shell: &Rc<Shell>, request: RowsRequest) -> Result<RowsChunk, 
     let gone = LearnRefused::NoSession(session);
     let view = shell.with(|state| {
         let held = state.teaching.get(clock::boot_ms(), gpid, session).filter(|held| held.has_rows);
-        held.ok_or(gone.clone())?.view.take().ok_or(LearnRefused::Busy)
+        held.ok_or(gone)?.view.take().ok_or(LearnRefused::Busy)
     })?;
     let most = (max_bytes as usize).min(MAX_CHUNK_BYTES);
     let work = move || {
@@ -66,12 +70,14 @@ pub async fn rows(shell: &Rc<Shell>, request: RowsRequest) -> Result<RowsChunk, 
     };
     let (view, chunk) =
         tokio::task::spawn_blocking(work).await.map_err(|panic| LearnRefused::Failed(panic.to_string()))?;
+    let chunk = chunk.map_err(|error| failed(&error))?;
     shell.with(|state| {
-        if let Some(held) = state.teaching.get(clock::boot_ms(), gpid, session) {
+        // The last rows need the view no more; a chunk that gets lost is asked for again from the beginning.
+        if let Some(held) = state.teaching.get(clock::boot_ms(), gpid, session).filter(|_| !chunk.done) {
             held.view = Some(view);
         }
     });
-    chunk.map_err(|error| failed(&error))
+    Ok(chunk)
 }
 
 pub async fn log(shell: &Rc<Shell>, request: LogRequest) -> Result<LogChunk, LearnRefused> {
@@ -88,9 +94,12 @@ pub async fn log(shell: &Rc<Shell>, request: LogRequest) -> Result<LogChunk, Lea
         return Ok(LogChunk { mutations: Vec::new(), committed });
     }
     let most = (max_bytes as usize).min(MAX_CHUNK_BYTES);
-    let read = tokio::task::spawn_blocking(move || log.read_range(gpid, copy_id, from, committed, most)).await;
+    let read =
+        tokio::task::spawn_blocking(move || log.read_range(gpid, copy_id, from, committed, most)).await;
     match read.map_err(|panic| LearnRefused::Failed(panic.to_string()))? {
-        Ok(read) => Ok(LogChunk { mutations: read.into_iter().map(|(_, mutation)| mutation).collect(), committed }),
+        Ok(read) => {
+            Ok(LogChunk { mutations: read.into_iter().map(|(_, mutation)| mutation).collect(), committed })
+        }
         Err(LogError::LogGone { from, .. }) => Err(LearnRefused::LogGone(from)),
         Err(error) => Err(LearnRefused::Failed(error.to_string())),
     }
@@ -100,9 +109,21 @@ fn failed(error: &EngineError) -> LearnRefused {
     LearnRefused::Failed(error.to_string())
 }
 
+/// Ends sessions whose learner is no pupil any more.
+fn prune(state: &mut NodeState) {
+    let core = &state.core;
+    state.teaching.prune(|gpid, signature| {
+        let ballot = core.config(gpid).map_or(Ballot::ZERO, |config| config.ballot);
+        core.teach(gpid, ballot, signature).is_err()
+    });
+}
+
 /// Ends sessions that nobody used for [`EXPIRE_MS`].
 pub fn expire(shell: &Rc<Shell>) {
-    let ended = shell.with(|state| state.teaching.expire(clock::boot_ms()));
+    let ended = shell.with(|state| {
+        prune(state);
+        state.teaching.expire(clock::boot_ms())
+    });
     if ended > 0 {
         tracing::warn!(ended, after_ms = EXPIRE_MS, "learning sessions without a sign of life ended");
     }

@@ -208,7 +208,13 @@ impl NodeState {
     }
 
     /// Answers a write whose outcome is known. `decree` = of its mutation, -1 when it has none.
-    pub fn answer(&mut self, now: Millis, gpid: Gpid, mut waiting: Waiting<pegasus_rpc::wire::server::ReplyTo>, decree: i64) {
+    pub fn answer(
+        &mut self,
+        now: Millis,
+        gpid: Gpid,
+        mut waiting: Waiting<pegasus_rpc::wire::server::ReplyTo>,
+        decree: i64,
+    ) {
         if waiting.is_read {
             return self.send_or_park(now, Parked::answer(now, gpid, waiting));
         }

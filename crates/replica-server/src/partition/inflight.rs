@@ -120,16 +120,6 @@ impl<R> Inflight<R> {
     pub fn len(&self) -> usize {
         self.submitted.len()
     }
-
-    pub fn is_empty(&self) -> bool {
-        self.submitted.is_empty()
-    }
-
-    /// Everything in flight, oldest first; used when the replica goes away.
-    pub fn take_all(&mut self) -> impl Iterator<Item = Waiting<R>> + use<R> {
-        self.pending = None;
-        std::mem::take(&mut self.submitted).into_iter().flat_map(|s| s.waiting)
-    }
 }
 
 fn index(pending: &mut Pending, token: u64, body: &Bytes) {
@@ -183,7 +173,7 @@ mod tests {
         assert!(inflight.overlay(b"other").is_some());
         assert!(inflight.finished(9).is_empty());
         inflight.finished(3);
-        assert!(inflight.is_empty() && inflight.pending.is_none());
+        assert!(inflight.len() == 0 && inflight.pending.is_none());
     }
 
     #[test]

@@ -60,7 +60,13 @@ pub struct Counts {
 }
 
 impl Replica {
-    pub fn new(gpid: Gpid, disk: usize, dir: PathBuf, meta: ReplicaMeta, engine: Arc<dyn PartitionEngine>) -> Self {
+    pub fn new(
+        gpid: Gpid,
+        disk: usize,
+        dir: PathBuf,
+        meta: ReplicaMeta,
+        engine: Arc<dyn PartitionEngine>,
+    ) -> Self {
         Self {
             gpid,
             copy_id: meta.copy_id,

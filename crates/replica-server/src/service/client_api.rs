@@ -30,7 +30,8 @@ impl ClientService for ClientApi {
             },
             Request::Write(request) => match head.gpid() {
                 Some(gpid) => {
-                    let listed = shell.with(|state| state.enqueue(shell, gpid, &head, frame_bytes, request, reply));
+                    let listed =
+                        shell.with(|state| state.enqueue(shell, gpid, &head, frame_bytes, request, reply));
                     if listed {
                         shell.wake.notify_one();
                     }

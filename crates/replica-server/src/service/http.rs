@@ -157,7 +157,9 @@ fn peers(out: &mut Text, state: &crate::node::NodeState) {
         ("peer_calls_total", "counter", "Batches sent to a peer.", |s| s.calls),
         ("peer_messages_total", "counter", "Messages that a peer confirmed.", |s| s.delivered),
         ("peer_lost_messages_total", "counter", "Messages whose call failed.", |s| s.failed),
-        ("peer_refused_messages_total", "counter", "Messages dropped because the queue was full.", |s| s.refused),
+        ("peer_refused_messages_total", "counter", "Messages dropped because the queue was full.", |s| {
+            s.refused
+        }),
         ("peer_queued_bytes", "gauge", "Bytes that wait for a peer.", |s| s.queued_bytes as u64),
     ];
     let stats: std::collections::BTreeMap<_, _> =

@@ -5,7 +5,9 @@ use std::rc::Rc;
 use pegasus_pacifica::Event;
 use pegasus_rpc::peer::replica::{DiskStats, ReplicaStats};
 use pegasus_rpc::peer::{NodeStats, ReplicaPeer};
-use pegasus_types::learn::{LearnOpen, LearnPlan, LearnRefused, LogChunk, LogRequest, RowsChunk, RowsRequest};
+use pegasus_types::learn::{
+    LearnOpen, LearnPlan, LearnRefused, LogChunk, LogRequest, RowsChunk, RowsRequest,
+};
 use pegasus_types::message::{Envelope, Grant, Heartbeat, HeartbeatAck};
 use pegasus_types::meta::ProposalRequest;
 use pegasus_types::{AppInfo, ErrorCode, Node, PartitionConfig};
@@ -26,11 +28,13 @@ pub struct PeerApi {
 impl ReplicaPeer for PeerApi {
     async fn deliver(self, _: Context, batch: Vec<Envelope>) {
         let from = self.from;
-        self.shell.post_all(batch.into_iter().map(|envelope| Event::Received { from: from.clone(), envelope }));
+        self.shell
+            .post_all(batch.into_iter().map(|envelope| Event::Received { from: from.clone(), envelope }));
     }
 
     async fn heartbeat(self, _: Context, heartbeat: Heartbeat) -> HeartbeatAck {
-        let (incarnation, to_incarnation, seq) = (self.shell.incarnation, heartbeat.incarnation, heartbeat.seq);
+        let (incarnation, to_incarnation, seq) =
+            (self.shell.incarnation, heartbeat.incarnation, heartbeat.seq);
         let now = clock::boot_ms();
         let (ack, healthy) = self.shell.with(|state| {
             state.heartbeat_ack = None;

@@ -36,7 +36,12 @@ fn help(_: &Rc<Shell>, arguments: &[String]) -> String {
 }
 
 fn server_info(shell: &Rc<Shell>, _: &[String]) -> String {
-    format!("{}, replica-server {}, up {} s", pegasus_telemetry::version::line(), shell.me, shell.started.elapsed().as_secs())
+    format!(
+        "{}, replica-server {}, up {} s",
+        pegasus_telemetry::version::line(),
+        shell.me,
+        shell.started.elapsed().as_secs()
+    )
 }
 
 fn replica_list(shell: &Rc<Shell>, _: &[String]) -> String {

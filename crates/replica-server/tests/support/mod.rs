@@ -269,13 +269,8 @@ impl TestNode {
              config_sync_interval_ms = 500\ndisk_min_available_space_ratio = 0\n{settings}",
             dir.display()
         );
-        let mut node = Self {
-            node: Node::new(format!("127.0.0.1:{port}")),
-            dir,
-            settings,
-            stop: None,
-            thread: None,
-        };
+        let mut node =
+            Self { node: Node::new(format!("127.0.0.1:{port}")), dir, settings, stop: None, thread: None };
         node.restart();
         node
     }
@@ -372,7 +367,12 @@ impl<'a> Client<'a> {
     }
 
     /// One attempt at the present primary.
-    pub async fn once(&self, hash_key: &str, request: &Request, within: Duration) -> Result<Response, CallError> {
+    pub async fn once(
+        &self,
+        hash_key: &str,
+        request: &Request,
+        within: Duration,
+    ) -> Result<Response, CallError> {
         let index = self.index_of(hash_key);
         let primary = self.meta.config(index).primary.unwrap();
         let lost = |e: std::io::Error| CallError::NotSent(e.to_string());
