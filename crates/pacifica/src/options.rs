@@ -139,6 +139,4 @@ pub enum Sabotage {
     DropInherited,
     /// A secondary applies what it received without regard to the commit point (S1).
     ApplyEarly,
-    /// A member takes prepares from an older ballot (S3).
-    TakeStale,
 }

@@ -122,11 +122,9 @@ impl Replica {
         if matches!(self.role, Role::Error(_)) {
             return decline(&self.cx, env, from, ballot, &message);
         }
-        let stale = ballot < mine
-            && !(env.options.sabotage == Sabotage::TakeStale && matches!(message, Message::Prepare { .. }));
         if ballot > mine {
             self.receive_newer(env, from, ballot, &message);
-        } else if stale {
+        } else if ballot < mine {
             self.receive_older(env, from, &message);
         } else {
             self.on(env, Input::Message { from: from.clone(), message });

@@ -42,22 +42,60 @@ pub enum Packet {
     Envelope(Envelope),
     Beat(Heartbeat),
     BeatAck(HeartbeatAck),
-    Change { ask: u64, request: ChangeRequest },
-    ChangeReply { ask: u64, reply: ChangeReply },
+    Change {
+        ask: u64,
+        request: ChangeRequest,
+    },
+    ChangeReply {
+        ask: u64,
+        reply: ChangeReply,
+    },
     Query(Gpid),
     Configs(Vec<(AppInfo, PartitionConfig)>),
     Propose(ProposalRequest),
     Beacon(Beacon),
     WantsReport,
-    Report { replicas: Vec<ReplicaReport> },
-    LearnOpen { gpid: Gpid, ballot: Ballot, signature: u64, committed: Decree },
-    LearnPlan { gpid: Gpid, signature: u64, plan: Result<Option<(Rows, Decree)>, LearnRefused> },
-    LearnLog { gpid: Gpid, signature: u64, after: Decree },
-    LearnChunk { gpid: Gpid, signature: u64, chunk: Result<(Vec<Mutation>, Decree), LearnRefused> },
+    Report {
+        replicas: Vec<ReplicaReport>,
+    },
+    LearnOpen {
+        request: u64,
+        gpid: Gpid,
+        ballot: Ballot,
+        signature: u64,
+        committed: Decree,
+    },
+    LearnPlan {
+        request: u64,
+        gpid: Gpid,
+        signature: u64,
+        plan: Result<Option<(Rows, Decree)>, LearnRefused>,
+    },
+    LearnLog {
+        request: u64,
+        gpid: Gpid,
+        signature: u64,
+        after: Decree,
+    },
+    LearnChunk {
+        request: u64,
+        gpid: Gpid,
+        signature: u64,
+        chunk: Result<(Vec<Mutation>, Decree), LearnRefused>,
+    },
     Route(Gpid),
-    RouteIs { gpid: Gpid, primary: Option<usize> },
-    Request { op: OpId, request: Request },
-    Response { op: OpId, response: Response },
+    RouteIs {
+        gpid: Gpid,
+        primary: Option<usize>,
+    },
+    Request {
+        op: OpId,
+        request: Request,
+    },
+    Response {
+        op: OpId,
+        response: Response,
+    },
 }
 
 impl Packet {

@@ -15,6 +15,7 @@ pub struct Sabotage {
 #[derive(Clone, Debug)]
 pub struct Settings {
     pub hosts: usize,
+    /// A power of two, at least 2.
     pub partitions: i32,
     pub clients: usize,
     pub durability: Durability,
@@ -28,7 +29,7 @@ impl Default for Settings {
         let core = Options { window: 16, recent: 24, recent_bytes: 1 << 16, ..Options::default() };
         Self {
             hosts: 3,
-            partitions: 1,
+            partitions: 2,
             clients: 3,
             durability: Durability::Sync,
             core,

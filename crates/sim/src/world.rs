@@ -327,7 +327,9 @@ impl World {
         self.heal();
         // What was under way is over after this.
         self.run(2 * SECOND);
-        if self.run_until(time, Self::all_healthy).is_none() {
+        let healed = self.run_until(time, Self::all_healthy);
+        self.checks.figures.healed_ms = healed.map_or(0, |t| 2_000 + t / MS);
+        if healed.is_none() {
             let sick: Vec<_> = self.gpids.iter().filter(|g| !self.is_healthy(**g)).collect();
             let configs: Vec<_> = sick.iter().filter_map(|g| self.meta.config(**g)).collect();
             return Err(failed(self)
@@ -337,6 +339,8 @@ impl World {
         self.run(2 * SECOND);
         self.workload.stopped = true;
         self.run(SECOND);
+        // A slow disk may hold the last writes for some time.
+        self.run_until(10 * SECOND, |world| world.compare_members().is_ok());
         match failed(self) {
             Some(why) => Err(why),
             None => self.compare_members(),

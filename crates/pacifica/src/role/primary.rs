@@ -454,12 +454,16 @@ impl Primary {
                 ChangeKind::HandOver { primary, to: release.to.clone(), stay: true }
             });
         }
-        if self.pupils.iter().any(|p| p.asked && (p.progress.is_lost() || !p.is_ready(cx, env))) {
+        if self
+            .pupils
+            .iter()
+            .any(|p| p.asked && (p.progress.is_lost() || !p.is_ready(cx, env, self.inherited)))
+        {
             // It may be a member or not, and holds everything up: a new ballot settles it.
             return Some(ChangeKind::Renew { primary });
         }
         let room = i32::try_from(cx.config.member_count()).unwrap_or(i32::MAX) < cx.config.max_replica_count;
-        let ready = self.pupils.iter().find(|p| room && p.is_ready(cx, env))?;
+        let ready = self.pupils.iter().find(|p| room && p.is_ready(cx, env, self.inherited))?;
         Some(ChangeKind::AddSecondary { primary, node: ready.progress.node.clone() })
     }
 

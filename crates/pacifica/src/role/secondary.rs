@@ -8,7 +8,7 @@ use super::follower::Follower;
 use super::{FIRST_BALLOT, not_primary};
 use crate::input::Input;
 use crate::lease::PeerId;
-use crate::shared::{Answer, Env, Next, Shared};
+use crate::shared::{Env, Next, Shared};
 
 #[derive(Debug)]
 pub(crate) struct Secondary {
@@ -55,13 +55,15 @@ impl Secondary {
             Input::Propose(
                 Proposal::AddSecondary { .. } | Proposal::RemoveSecondary { .. } | Proposal::HandOver { .. },
             ) => {}
-            Input::Answered(answer) => self.claim_failed(cx, env, &answer),
+            Input::Answered(_) => self.review_claim(cx, env),
             Input::Wake => {
-                if let Some(answer) = cx.ask_timed_out(env) {
-                    self.claim_failed(cx, env, &answer);
-                }
+                cx.ask_timed_out(env);
+                self.review_claim(cx, env);
             }
-            Input::Sweep => self.sweep(cx, env),
+            Input::Sweep => {
+                self.review_claim(cx, env);
+                self.sweep(cx, env);
+            }
             Input::Write { token, .. } => not_primary(cx, env, token),
             Input::CopiedRows { .. }
             | Input::Fetched { .. }
@@ -113,13 +115,16 @@ impl Secondary {
         cx.ask(env, ChangeKind::TakeOver { claimant: env.me.clone() });
     }
 
-    /// Nothing came of the claim. Should the primary be well, it gets its grants back: a group that is whole
-    /// goes on while the meta is away (safety-rules.md 1.6). A late success of the claim does no harm.
-    fn claim_failed(&mut self, cx: &mut Shared, env: &mut Env<'_>, answer: &Answer) {
-        if !matches!(answer.kind, ChangeKind::TakeOver { .. }) || !self.claimed {
+    /// A claim that came to nothing is repeated while the primary is silent. Should it be well, it gets its grants
+    /// back: a group that is whole goes on while the meta is away (safety-rules.md 1.6). A late success of the
+    /// claim does no harm.
+    fn review_claim(&mut self, cx: &mut Shared, env: &mut Env<'_>) {
+        if !self.claimed || cx.ask.is_some() || cx.saving.is_some() {
             return;
         }
-        if !env.leases.is_silent(self.peer, env.now, env.options) {
+        if env.leases.is_silent(self.peer, env.now, env.options) {
+            self.claim(cx, env);
+        } else {
             self.claimed = false;
             env.leases.start_granting(self.peer, cx.gpid, cx.ballot());
         }

@@ -1,8 +1,7 @@
 //! A learner, as its primary sees it.
 
-use pegasus_types::Millis;
-use pegasus_types::Node;
 use pegasus_types::message::Message;
+use pegasus_types::{Decree, Millis, Node};
 
 use super::progress::Progress;
 use crate::options::Sabotage;
@@ -61,12 +60,13 @@ impl Pupil {
         self.joined() || self.asked
     }
 
-    /// It holds all that a member holds, and has granted.
-    pub fn is_ready(&self, cx: &Shared, env: &Env<'_>) -> bool {
+    /// It holds all that a member holds, and has granted. `inherited`: what a predecessor prepared may be
+    /// committed, although this primary does not know it yet.
+    pub fn is_ready(&self, cx: &Shared, env: &Env<'_>, inherited: Decree) -> bool {
         let progress = &self.progress;
         let granted = env.options.sabotage == Sabotage::ForgetAskedMember
             || env.leases.holds(progress.peer, &progress.slot, env.now, env.options);
-        self.joined() && progress.acked >= cx.tail.committed() && granted
+        self.joined() && progress.acked >= cx.tail.committed().max(inherited) && granted
     }
 
     /// It cannot be fed from memory (any more): let it fetch from the log.

@@ -85,7 +85,7 @@ fn summary(outcomes: &[Outcome]) -> String {
     let looked = sum(|o| o.figures.looked).max(1);
     format!(
         "{} seeds, {} red: {} steps, {} ballots, {} take-overs, {} learned, {} commits, {} writes acknowledged, \
-         {} reads, served {} % of the instants",
+         {} reads, served {} % of the instants, healed within {} ms",
         outcomes.len(),
         outcomes.iter().filter(|o| o.result.is_err()).count(),
         sum(|o| o.figures.steps),
@@ -96,6 +96,7 @@ fn summary(outcomes: &[Outcome]) -> String {
         sum(|o| o.acknowledged),
         sum(|o| o.reads),
         sum(|o| o.figures.served) * 100 / looked,
+        outcomes.iter().map(|o| o.figures.healed_ms).max().unwrap_or(0),
     )
 }
 

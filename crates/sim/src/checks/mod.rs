@@ -46,6 +46,8 @@ pub struct Figures {
     /// Instants at which some host served, of those looked at.
     pub served: u64,
     pub looked: u64,
+    /// From the last fault until everything was healthy.
+    pub healed_ms: u64,
 }
 
 impl Checks {

@@ -36,7 +36,13 @@ impl Host {
     ) {
         let Some(process) = &mut self.process else { return };
         process.copying.insert(gpid, Copying { signature, committed, request: None });
-        self.ask_teacher(cx, gpid, from, Packet::LearnOpen { gpid, ballot, signature, committed });
+        self.ask_teacher(cx, gpid, from, |request| Packet::LearnOpen {
+            request,
+            gpid,
+            ballot,
+            signature,
+            committed,
+        });
     }
 
     pub(super) fn fetch_log(
@@ -49,26 +55,23 @@ impl Host {
     ) {
         let Some(process) = &mut self.process else { return };
         process.copying.insert(gpid, Copying { signature, committed: after, request: None });
-        self.ask_teacher(cx, gpid, from, Packet::LearnLog { gpid, signature, after });
+        self.ask_teacher(cx, gpid, from, |request| Packet::LearnLog { request, gpid, signature, after });
     }
 
-    fn ask_teacher(&mut self, cx: &mut Cx<'_>, gpid: Gpid, from: &Node, packet: Packet) {
+    fn ask_teacher(&mut self, cx: &mut Cx<'_>, gpid: Gpid, from: &Node, question: impl Fn(u64) -> Packet) {
         let Some(process) = &mut self.process else { return };
         let request = process.number();
         if let Some(copying) = process.copying.get_mut(&gpid) {
             copying.request = Some(request);
         }
-        self.send_packet(cx, from, packet);
+        self.send_packet(cx, from, question(request));
         cx.bus.chore(self.id, ANSWER_WITHIN, Chore::CopyTimeout { gpid, request });
     }
 
     /// The session's open question, answered.
-    fn answered_by_teacher(&mut self, gpid: Gpid, signature: u64) -> Option<Decree> {
+    fn answered_by_teacher(&mut self, gpid: Gpid, request: u64) -> Option<Decree> {
         let copying = self.process.as_mut()?.copying.get_mut(&gpid)?;
-        if copying.signature != signature {
-            return None;
-        }
-        copying.request.take().map(|_| copying.committed)
+        copying.request.take_if(|open| *open == request).map(|_| copying.committed)
     }
 
     pub(super) fn copy_timeout(&mut self, cx: &mut Cx<'_>, gpid: Gpid, request: u64) {
@@ -82,11 +85,12 @@ impl Host {
     pub(super) fn learn_plan(
         &mut self,
         cx: &mut Cx<'_>,
+        request: u64,
         gpid: Gpid,
         signature: u64,
         plan: Result<Option<(Rows, Decree)>, LearnRefused>,
     ) {
-        let Some(committed) = self.answered_by_teacher(gpid, signature) else { return };
+        let Some(committed) = self.answered_by_teacher(gpid, request) else { return };
         match plan {
             Ok(None) => self.step(cx, Event::CopiedRows { gpid, signature, decree: committed }),
             Ok(Some((rows, decree))) => {
@@ -120,11 +124,12 @@ impl Host {
     pub(super) fn learn_chunk(
         &mut self,
         cx: &mut Cx<'_>,
+        request: u64,
         gpid: Gpid,
         signature: u64,
         chunk: Result<(Vec<Mutation>, Decree), LearnRefused>,
     ) {
-        if self.answered_by_teacher(gpid, signature).is_none() {
+        if self.answered_by_teacher(gpid, request).is_none() {
             return;
         }
         match chunk {
@@ -145,7 +150,7 @@ impl Host {
     pub(super) fn teach_open(
         &mut self,
         cx: &mut Cx<'_>,
-        to: Place,
+        (to, request): (Place, u64),
         gpid: Gpid,
         ballot: Ballot,
         signature: u64,
@@ -159,13 +164,13 @@ impl Host {
                 || (learned < committed && held.is_some_and(|(first, _)| first <= learned.next()));
             Ok((!suffices).then(|| (file.engine.rows().clone(), file.engine.applied())))
         });
-        cx.bus.send(Place::Host(self.id), to, Packet::LearnPlan { gpid, signature, plan });
+        cx.bus.send(Place::Host(self.id), to, Packet::LearnPlan { request, gpid, signature, plan });
     }
 
     pub(super) fn teach_log(
         &mut self,
         cx: &mut Cx<'_>,
-        to: Place,
+        (to, request): (Place, u64),
         gpid: Gpid,
         signature: u64,
         after: Decree,
@@ -181,6 +186,6 @@ impl Host {
             let mutations = read.map_err(|_| gone)?.into_iter().map(|(_, mutation)| mutation).collect();
             Ok((mutations, committed))
         });
-        cx.bus.send(Place::Host(self.id), to, Packet::LearnChunk { gpid, signature, chunk });
+        cx.bus.send(Place::Host(self.id), to, Packet::LearnChunk { request, gpid, signature, chunk });
     }
 }

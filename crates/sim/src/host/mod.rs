@@ -237,12 +237,18 @@ impl Host {
                 self.step(cx, Event::Propose { gpid, ballot, proposal });
             }
             Packet::WantsReport => self.report(cx),
-            Packet::LearnOpen { gpid, ballot, signature, committed } => {
-                self.teach_open(cx, from, gpid, ballot, signature, committed);
+            Packet::LearnOpen { request, gpid, ballot, signature, committed } => {
+                self.teach_open(cx, (from, request), gpid, ballot, signature, committed);
             }
-            Packet::LearnPlan { gpid, signature, plan } => self.learn_plan(cx, gpid, signature, plan),
-            Packet::LearnLog { gpid, signature, after } => self.teach_log(cx, from, gpid, signature, after),
-            Packet::LearnChunk { gpid, signature, chunk } => self.learn_chunk(cx, gpid, signature, chunk),
+            Packet::LearnPlan { request, gpid, signature, plan } => {
+                self.learn_plan(cx, request, gpid, signature, plan);
+            }
+            Packet::LearnLog { request, gpid, signature, after } => {
+                self.teach_log(cx, (from, request), gpid, signature, after);
+            }
+            Packet::LearnChunk { request, gpid, signature, chunk } => {
+                self.learn_chunk(cx, request, gpid, signature, chunk);
+            }
             Packet::Request { op, request } => {
                 if let Place::Client(client) = from {
                     self.request(cx, client, op, request);
