@@ -1,6 +1,8 @@
 //! Pegasus clients and tools, over the client protocol.
 
 use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
 
 use pegasus_placement::tables::{CreateTable, DropTable, TableError};
 use pegasus_rpc::wire::meta::*;
@@ -8,12 +10,17 @@ use pegasus_rpc::wire::{
     AdminRequest, AdminResponse, ClientService, ErrorName, ReplyTo, Request, RequestHead,
 };
 use pegasus_telemetry::version;
-use pegasus_types::{AppStatus, ErrorCode};
+use pegasus_types::{AppId, AppStatus, ErrorCode};
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 use super::admin;
 use crate::leader::Leader;
+use crate::published::Published;
 use crate::writer::Job;
+
+/// How long the answer to a creation waits for the table's replicas. Clients give a creation tens of seconds.
+const CREATION_WAIT: Duration = Duration::from_secs(10);
 
 /// Answers clients; reads at once, changes when they are stored.
 #[derive(Clone, Debug)]
@@ -98,14 +105,22 @@ impl ClientFacing {
             is_stateful: options.is_stateful,
             success_if_exist: options.success_if_exist,
         };
+        let mut published = self.0.published.subscribe();
         self.write(
             |answer| Job::Create { request, made: None, answer },
             move |result| {
-                let (err, appid) = match result {
-                    Ok(app_id) => (ErrorCode::Ok, app_id),
-                    Err(error) => (error.code, 0),
-                };
-                reply.admin(AdminResponse::CreateApp(CreateAppResponse { err: ErrorName(err), appid }));
+                let answer =
+                    |err, appid| AdminResponse::CreateApp(CreateAppResponse { err: ErrorName(err), appid });
+                match result {
+                    Err(error) => reply.admin(answer(error.code, 0)),
+                    // Clients use the table at once: it is answered when every member has its replicas.
+                    Ok(app_id) => drop(tokio::task::spawn_local(async move {
+                        let settled = |shown: &Arc<Published>| !is_creating(shown, app_id);
+                        // After the wait it is stored all the same, and becomes available by itself.
+                        let _ = timeout(CREATION_WAIT, published.wait_for(settled)).await;
+                        reply.admin(answer(ErrorCode::Ok, app_id));
+                    })),
+                }
             },
         );
     }
@@ -168,6 +183,11 @@ impl ClientFacing {
         let infos = admin::list_nodes(&published, request.status).into_iter().map(info).collect();
         ListNodesResponse { err: ErrorName(ErrorCode::Ok), infos }
     }
+}
+
+/// A table that was stored a moment ago may not be shown yet: that is creating, too.
+fn is_creating(shown: &Published, app_id: AppId) -> bool {
+    shown.view.table(app_id).is_none_or(|table| table.info.status == AppStatus::Creating)
 }
 
 /// Commands that operators type; an unknown one is answered with the list.

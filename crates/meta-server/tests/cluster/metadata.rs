@@ -94,7 +94,14 @@ fn a_creation_that_was_cut_in_two_is_completed() {
         let store = Rc::new(MemoryStore::default());
         {
             let mut world = World::start_on(store.clone(), 0, "").await;
-            assert_eq!(world.create("t", 4, 2).await, (ErrorCode::Ok, 1));
+            let direct: &dyn MetaStore = &store.join();
+            tokio::select! {
+                answer = world.create("t", 4, 2) => panic!("no node has it, yet it is answered: {answer:?}"),
+                () = until("the table is stored", async || {
+                    let stored = direct.children("/pegasus/test/apps/1").await;
+                    stored.is_ok_and(|partitions| partitions.len() == 4).then_some(())
+                }) => {}
+            }
             world.stop().await.unwrap();
         }
         let direct: &dyn MetaStore = &store.join();

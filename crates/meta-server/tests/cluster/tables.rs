@@ -63,6 +63,11 @@ fn create_use_and_drop() {
         until("all nodes are there", async || (world.overview().await.nodes.len() == 4).then_some(())).await;
         let begun = Instant::now();
         assert_eq!(world.create("t", 8, 3).await, (ErrorCode::Ok, 1));
+        assert_eq!(
+            world.query("t").await.err.0,
+            ErrorCode::Ok,
+            "Go's admin client gives up when it has to wait"
+        );
         world.healthy("t", 3).await;
         assert!(begun.elapsed() < Duration::from_secs(1), "took {:?}", begun.elapsed());
         let loads: Vec<u32> =
