@@ -1,1 +1,17 @@
-//! Whole clusters as child processes; see the tests.
+//! What the tests over clusters of real processes have in common. The tests themselves are in `tests/`.
+//!
+//! | word | meaning |
+//! |---|---|
+//! | [`TestCluster`] | processes of its own, ended with the test; one at a time, for a machine of two cores |
+//! | [`Writers`] | clients that write all the time and remember what was acknowledged |
+//!
+//! A test is as strict as the promise that it tests: what was acknowledged is readable, always. Times are another
+//! matter on a machine that also compiles: tests have generous bounds, and print what they have measured.
+
+mod process;
+mod test_cluster;
+mod writers;
+
+pub use process::Usage;
+pub use test_cluster::{TestCluster, block_on, env_or};
+pub use writers::{Acknowledged, Writers};

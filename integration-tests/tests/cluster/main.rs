@@ -1,0 +1,9 @@
+//! Clusters of real processes, and what may happen to them. One binary; the clusters come one after the other.
+#![allow(clippy::unwrap_used, reason = "a test: also its helpers may panic")]
+
+mod failover;
+mod first_session;
+mod garbage;
+mod idle;
+mod python;
+mod restart;
