@@ -224,8 +224,8 @@ impl Cluster {
         self.signal(name, Signal::CONT)
     }
 
-    /// kill -9 to all, then removes what a cluster writes into its directory, and that one if nothing else is in it.
-    pub fn remove(self, lock: Lock) -> Result<()> {
+    /// kill -9 to all, then removes what a cluster writes into its directory.
+    pub fn remove(self) -> Result<()> {
         self.kill_all()?;
         for member in &self.members {
             let dir = self.member_dir(&member.name);
@@ -237,8 +237,7 @@ impl Cluster {
             }
         }
         // The plan goes last: an interrupted removal can be repeated.
-        Plan::remove(&self.dir)?;
-        lock.remove()
+        Plan::remove(&self.dir)
     }
 
     /// Waits until every replica-server that runs has reported, every partition of table `temp` has all its replicas

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use pegasus_client::{Cluster as Client, Error, Options, is_healthy};
+use pegasus_types::ErrorCode;
 
 /// The table that a new cluster makes by itself.
 pub const TABLE: &str = "temp";
@@ -27,7 +28,9 @@ pub fn wait(metas: &str, replicas: &[String], go_on: &mut dyn FnMut(&str) -> Res
                 Ok(None) => return Ok(()),
                 Ok(Some(missing)) => missing,
                 Err(Error::Timeout { .. }) => "the meta-server does not answer yet".to_owned(),
-                Err(Error::NoTable(_)) => format!("table {TABLE} is not made yet"),
+                Err(Error::NoTable(_) | Error::Meta { code: ErrorCode::BusyCreating, .. }) => {
+                    format!("table {TABLE} is being made")
+                }
                 Err(error) => error.to_string(),
             };
             go_on(&missing)?;

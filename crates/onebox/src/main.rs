@@ -1,7 +1,5 @@
 //! `pegasus_onebox`: what `make onebox` and its relatives run.
 
-#![allow(clippy::print_stdout, reason = "what it prints is its purpose")]
-
 mod report;
 
 use std::net::Ipv4Addr;
@@ -9,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 use clap::{Parser, Subcommand};
 use pegasus_onebox::{Cluster, Durability, Engine, Lock, Options, Plan, State};
 
@@ -101,8 +99,9 @@ fn run(cli: &Cli) -> Result<()> {
         Command::Stop { name } => on_existing(dir, |cluster, _lock| stop(&cluster, name.as_deref())),
         Command::Kill { name } => on_existing(dir, |cluster, _lock| kill(&cluster, name.as_deref())),
         Command::Clear => on_existing(dir, |cluster, lock| {
-            cluster.remove(lock)?;
-            println!("removed {}", dir.display());
+            cluster.remove()?;
+            lock.remove()?;
+            report::say(format!("removed {}", dir.display()));
             Ok(())
         }),
     }
@@ -130,24 +129,25 @@ fn on_existing(dir: &Path, act: impl FnOnce(Cluster, Lock) -> Result<()>) -> Res
 fn up(dir: &Path, wanted: &Wanted) -> Result<()> {
     let begun = Instant::now();
     wanted.options(Options::default()).check()?; // before anything is made
-    let _lock = lock(dir)?;
-    let cluster = match Cluster::open(dir)? {
+    let lock = lock(dir)?;
+    let (cluster, started) = match Cluster::open(dir)? {
         Some(cluster) => {
             wanted.check_same(dir, cluster.plan())?;
-            cluster
+            let started = start_or_advise(&cluster, None)?;
+            (cluster, started)
         }
-        None => Cluster::create(dir, wanted.plan())?,
+        None => match create(dir, wanted) {
+            Err(error) => {
+                lock.remove()?;
+                return Err(error);
+            }
+            created => created?,
+        },
     };
-    let started = start_or_advise(&cluster, None)?;
-    let all = cluster.members().len();
-    match started.len() {
-        0 => println!("all {all} processes run already"),
-        n if n == all => println!("started {}", started.join(", ")),
-        n => println!("{} ran already, started {}", all - n, started.join(", ")),
-    }
+    report::started(&started, cluster.members().len());
     for member in cluster.members() {
         if cluster.status(&member.name)?.state == State::Paused {
-            println!("{} was paused: goes on", member.name);
+            report::say(format!("{} was paused: goes on", member.name));
             cluster.resume(&member.name)?;
         }
     }
@@ -162,9 +162,21 @@ fn up(dir: &Path, wanted: &Wanted) -> Result<()> {
     report::welcome(dir, &cluster, begun.elapsed())
 }
 
+/// All or nothing: what is left of a failed try would decide over the next one.
+fn create(dir: &Path, wanted: &Wanted) -> Result<(Cluster, Vec<String>)> {
+    let cluster = Cluster::create(dir, wanted.plan())?;
+    match start_or_advise(&cluster, None) {
+        Ok(started) => Ok((cluster, started)),
+        Err(error) => {
+            cluster.remove()?;
+            Err(error)
+        }
+    }
+}
+
 fn start(cluster: &Cluster, name: Option<&str>) -> Result<()> {
     let started = start_or_advise(cluster, name)?;
-    report::done("started", &started, "runs already");
+    report::done("started", &started, name, "runs");
     Ok(())
 }
 
@@ -176,9 +188,9 @@ fn start_or_advise(cluster: &Cluster, name: Option<&str>) -> Result<Vec<String>>
         None => cluster.start_all(),
     };
     started.map_err(|error| match error.to_string().contains(" is in use by ") {
-        true => error.context(
-            "nothing was started. Stop what has the port, or make a onebox on other ports: make onebox \
-             ONEBOX_DIR=onebox2 PORT_BASE=1000",
+        true => anyhow!(
+            "nothing was started.\n{error}\nStop what has the port, or use others: make onebox ONEBOX_DIR=onebox2 \
+             PORT_BASE=1000"
         ),
         false => error,
     })
@@ -189,7 +201,7 @@ fn stop(cluster: &Cluster, name: Option<&str>) -> Result<()> {
         Some(name) => one(cluster, name, Cluster::stop)?,
         None => cluster.stop_all()?,
     };
-    report::done("stopped", &stopped, "does not run");
+    report::done("stopped", &stopped, name, "is stopped");
     Ok(())
 }
 
@@ -198,7 +210,7 @@ fn kill(cluster: &Cluster, name: Option<&str>) -> Result<()> {
         Some(name) => one(cluster, name, Cluster::kill)?,
         None => cluster.kill_all()?,
     };
-    report::done("killed", &killed, "does not run");
+    report::done("killed", &killed, name, "is stopped");
     Ok(())
 }
 

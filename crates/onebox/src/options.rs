@@ -183,7 +183,7 @@ mod tests {
             (Options { partitions: 3, ..good.clone() }, "power of two"),
             (Options { partitions: 1, ..good.clone() }, "power of two"),
             (Options { durability: Durability::PageCache, ..sled }, "DURABILITY=sync"),
-            (Options { sets: vec!["a=b".into()], ..good.clone() }, "section.key=value"),
+            (Options { sets: vec!["a=b".into()], ..good }, "section.key=value"),
         ] {
             let told = bad.check().unwrap_err().to_string();
             assert!(told.contains(why), "{told}");

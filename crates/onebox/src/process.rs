@@ -246,10 +246,10 @@ mod tests {
     fn a_reused_pid_is_left_alone() {
         let dir = tempfile::tempdir().unwrap();
         let real = sleeper(dir.path(), false);
-        for other in [
-            Ticket { start: real.start - 1, ..real.clone() },
-            Ticket { boot: "another".into(), ..real.clone() },
-        ] {
+        let mut others = [real.clone(), real.clone()];
+        others[0].start -= 1;
+        others[1].boot = "another".into();
+        for other in others {
             assert_eq!(other.state(), State::Dead);
             assert!(!other.signal(Signal::KILL).unwrap());
         }

@@ -1,5 +1,6 @@
 //! What the commands print.
 
+use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use std::time::Duration;
@@ -7,21 +8,23 @@ use std::time::Duration;
 use anyhow::Result;
 use pegasus_onebox::{Cluster, Role};
 
+/// A closed pipe (`make onebox | head`) is no reason to stop.
+pub fn say(line: impl Display) {
+    let _ = writeln!(io::stdout(), "{line}");
+}
+
 /// `NAME ROLE ADDRESS PID STATE` of every process. The heading is for people only.
 pub fn list(cluster: &Cluster) -> Result<()> {
     if io::stdout().is_terminal() {
-        println!("{}", row(["NAME", "ROLE", "ADDRESS", "PID", "STATE"]));
+        say(row(["NAME", "ROLE", "ADDRESS", "PID", "STATE"]));
     }
     for member in cluster.members() {
         let status = cluster.status(&member.name)?;
         let pid = status.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string());
         let address = member.address.to_string();
-        println!("{}", row([&member.name, member.role.name(), &address, &pid, status.state.name()]));
+        say(row([&member.name, member.role.name(), &address, &pid, status.state.name()]));
         if status.outdated {
-            eprintln!(
-                "{}: still runs an earlier build; make onebox-stop onebox starts the new one",
-                member.name
-            );
+            eprintln!("{} still runs an earlier build: make onebox-stop onebox", member.name);
         }
     }
     Ok(())
@@ -36,11 +39,21 @@ pub fn none(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// `verb` and the names; without names `nothing` is true of all that was asked for.
-pub fn done(verb: &str, names: &[String], nothing: &str) {
-    match names {
-        [] => println!("it {nothing}"),
-        _ => println!("{verb} {}", names.join(", ")),
+/// What `make onebox` had to start.
+pub fn started(names: &[String], all: usize) {
+    match names.len() {
+        0 => say(format!("all {all} processes run already")),
+        n if n == all => say(format!("started {}", names.join(", "))),
+        n => say(format!("{} of {all} processes ran already; started {}", all - n, names.join(", "))),
+    }
+}
+
+/// What was done to whom; without names it was done to nobody because of `nothing`.
+pub fn done(verb: &str, names: &[String], asked: Option<&str>, nothing: &str) {
+    match (names, asked) {
+        ([], Some(name)) => say(format!("{name} {nothing} already")),
+        ([], None) => say(format!("nothing to do: everything {nothing} already")),
+        (names, _) => say(format!("{verb} {}", names.join(", "))),
     }
 }
 
@@ -53,7 +66,8 @@ pub fn logs(cluster: &Cluster, name: Option<&str>, lines: usize) -> Result<()> {
         let log = cluster.log_file(member);
         // One that could not even start has no log, but has said why.
         let file = if log.exists() { log } else { cluster.out_file(member) };
-        println!("==> {}: {} <==\n{}\n", member.name, file.display(), Cluster::last_lines(&file, lines));
+        let end = Cluster::last_lines(&file, lines);
+        say(format!("==> {}: {} <==\n{end}\n", member.name, file.display()));
     }
     Ok(())
 }
@@ -71,50 +85,58 @@ impl Progress {
         }
         missing.clone_into(&mut self.shown);
         if io::stdout().is_terminal() {
-            print!("\r\x1b[2K{missing}");
+            let _ = write!(io::stdout(), "\r\x1b[2K{missing}"); // nobody looks
+            let _ = io::stdout().flush();
         } else {
-            println!("{missing}");
+            say(missing);
         }
-        let _ = io::stdout().flush(); // nobody looks
     }
 
+    /// The changing line makes room.
     pub fn end(&self) {
         if io::stdout().is_terminal() && !self.shown.is_empty() {
-            print!("\r\x1b[2K");
+            let _ = write!(io::stdout(), "\r\x1b[2K");
         }
     }
 }
 
-/// The cluster is up: where everything is, and what to try now.
+/// The cluster is up: where everything is, and what to try now. `dir` as it was typed.
 pub fn welcome(dir: &Path, cluster: &Cluster, took: Duration) -> Result<()> {
     let options = &cluster.plan().options;
-    println!(
+    say(format!(
         "table temp is healthy: {} partitions, {} replicas each, durability {}, engine {} (after {:.1} s)\n",
         options.partitions,
         options.copies(),
         options.durability.name(),
         options.engine.name(),
         took.as_secs_f64()
-    );
+    ));
     list(cluster)?;
     let metas = cluster.metas();
     let shell = shell();
-    println!(
-        "\nlogs and data: {}    nothing authenticates yet: for this machine and trusted networks only\n\nTry:",
-        dir.display()
-    );
-    println!("  1. the shell      {shell} -m {metas} set temp user:1 name Ada");
-    println!("                    {shell} -m {metas} get temp user:1 name");
-    println!("                    {shell} -m {metas}             (then: help)");
-    println!(
-        "  2. your program   README.md, \"A first session\": the Python client from PyPI, the Rust client"
-    );
+    let dir = dir.display().to_string();
+    let make = if dir == "onebox" { "make".to_owned() } else { format!("make ONEBOX_DIR={dir}") };
+    say(format!(
+        "\nlogs and data: {dir}/   Nothing authenticates yet: this machine and trusted networks only.\n"
+    ));
+    say("Try next:");
+    say("1. the shell (without a command it is interactive)");
+    say(format!("     {shell} -m {metas} set temp user:1 name Ada"));
+    say(format!("     {shell} -m {metas} get temp user:1 name"));
+    say("2. the Python client, as it comes from PyPI");
+    say("     python3 -m venv target/python && target/python/bin/pip install -q pypegasus3");
+    say(format!("     target/python/bin/python docs/first_session.py {metas}"));
     if let Some(collector) = cluster.members().iter().find(|member| member.role == Role::Collector) {
-        println!("  3. a failure      make onebox-kill NAME=replica2    then read and write on, and look:");
-        println!("                    curl -s http://{}/metrics | grep healthy", collector.address);
-        println!("                    make onebox-start NAME=replica2");
+        say(
+            "3. a failure: kill a server, read and write on, look at the health of the tables, start it again",
+        );
+        say(format!("     {make} onebox-kill NAME=replica2"));
+        say(format!("     curl -s http://{}/metrics | grep healthy", collector.address));
+        say(format!("     {make} onebox-start NAME=replica2"));
     }
-    println!("\nmake onebox-stop stops it, make onebox-clear removes it.");
+    say(format!(
+        "\nREADME.md has more. `{make} onebox-stop` stops all this, `{make} onebox-clear` removes it."
+    ));
     Ok(())
 }
 

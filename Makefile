@@ -1,0 +1,111 @@
+# Thin names for what cargo and our own programs do. `make` alone lists them.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+# A shell that was open before rustup ran does not know its cargo.
+export PATH := $(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH)
+
+PROGRAMS := target/release
+CARGO := cargo
+
+.PHONY: help
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo
+	@echo "  make onebox [ONEBOX_DIR=onebox METAS=1 REPLICAS=3 PARTITIONS=8 DURABILITY=sync|page_cache"
+	@echo "               ENGINE=lsm|sled PORT_BASE=0]; ONEBOX_DIR also for the others, NAME=replica2 for one process"
+	@echo "  make sim    [SEEDS=1000 FROM=1]"
+	@echo "  make bench  [CONNECTIONS=50 DEPTH=1,16 READS=0,100 VALUE=1024 KEYS=200000 DIST=uniform|zipfian"
+	@echo "               WINDOW=10 ROUNDS=2 REDIS=true|false]"
+
+# --- building and testing ---------------------------------------------------------------------------------------------
+
+.PHONY: build test check fix deny sim bench
+
+# The commit stands in what --version and the logs say.
+build: export PEGASUS_GIT_COMMIT = $(shell git describe --always --dirty --exclude '*' 2>/dev/null)
+build: ## The release binaries; starts nothing
+	@.ci/tools cargo cc
+	$(CARGO) build --release --locked -p pegasus-server -p pegasus-shell -p pegasus-onebox
+
+# Builds everything before anything runs, also the servers that tests start as processes.
+test: ## All tests, also of clusters of real processes and with the Python client from PyPI
+	@.ci/tools cargo cc python
+	$(CARGO) test --workspace --locked --no-fail-fast
+
+check: ## Format, lints, documentation; changes no file
+	@.ci/tools cargo cc lint
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --document-private-items --locked
+
+fix: ## Formats, and mends what clippy can mend
+	@.ci/tools cargo cc lint
+	$(CARGO) clippy --workspace --all-targets --fix --allow-dirty --allow-staged
+	$(CARGO) fmt --all
+
+deny: ## Licences, bans and sources of the dependencies
+	@.ci/tools cargo deny
+	$(CARGO) deny check licenses bans sources
+
+sim: SEEDS ?= 1000
+sim: FROM ?= 1
+sim: ## A simulated cluster: SEEDS different runs, the first one is FROM
+	@.ci/tools cargo cc
+	$(CARGO) run --release --locked -p pegasus-sim -- --seeds $(SEEDS) --from $(FROM)
+
+# --- a cluster on this machine ----------------------------------------------------------------------------------------
+
+ONEBOX_DIR ?= onebox
+ONEBOX = $(PROGRAMS)/pegasus_onebox --dir $(ONEBOX_DIR)
+# Given ones only: an existing onebox keeps what it was made with.
+ONEBOX_FLAGS = $(if $(METAS),--metas $(METAS)) $(if $(REPLICAS),--replicas $(REPLICAS)) \
+	$(if $(PARTITIONS),--partitions $(PARTITIONS)) $(if $(DURABILITY),--durability $(DURABILITY)) \
+	$(if $(ENGINE),--engine $(ENGINE)) $(if $(PORT_BASE),--port-base $(PORT_BASE))
+
+.PHONY: onebox onebox-list onebox-start onebox-stop onebox-kill onebox-logs onebox-clear
+
+onebox: build ## A whole cluster on 127.0.0.1; waits until it is healthy
+	@$(ONEBOX) up $(ONEBOX_FLAGS)
+
+# The others take the programs as they are; building comes between an operator and the cluster only the first time.
+$(PROGRAMS)/pegasus_onebox:
+	@$(MAKE) --no-print-directory build
+
+onebox-list: | $(PROGRAMS)/pegasus_onebox ## NAME ROLE ADDRESS PID STATE of each process
+	@$(ONEBOX) list
+
+onebox-start: | $(PROGRAMS)/pegasus_onebox ## Starts NAME, or all that do not run
+	@$(ONEBOX) start $(NAME)
+
+onebox-stop: | $(PROGRAMS)/pegasus_onebox ## Stops NAME, or all, cleanly
+	@$(ONEBOX) stop $(NAME)
+
+onebox-kill: | $(PROGRAMS)/pegasus_onebox ## kill -9 NAME, or all
+	@$(ONEBOX) kill $(NAME)
+
+onebox-logs: | $(PROGRAMS)/pegasus_onebox ## The end of the log of NAME, or of all
+	@$(ONEBOX) logs $(NAME)
+
+onebox-clear: | $(PROGRAMS)/pegasus_onebox ## Kills all and removes logs and data
+	@$(ONEBOX) clear
+
+# --- the bench --------------------------------------------------------------------------------------------------------
+
+CONNECTIONS ?= 50
+DEPTH ?= 1,16
+READS ?= 0,100
+VALUE ?= 1024
+KEYS ?= 200000
+DIST ?= uniform
+WINDOW ?= 10
+ROUNDS ?= 2
+REDIS ?= true
+port = 127.0.0.1:$(shell echo $$(($(1) + $(or $(PORT_BASE),0))))
+
+bench: ## Drives the running onebox, and a Redis of three beside it
+	@.ci/tools cargo cc $(if $(filter true,$(REDIS)),redis)
+	$(CARGO) build --release --locked -p pegasus-bench
+	$(PROGRAMS)/pegasus_bench --meta $(call port,34601) --server collector=$(call port,34101) --json bench.json \
+	  --connections $(CONNECTIONS) --depth $(DEPTH) --reads $(READS) --value-bytes $(VALUE) --keys $(KEYS) \
+	  --distribution $(DIST) --seconds $(WINDOW) --rounds $(ROUNDS) --redis $(REDIS)
