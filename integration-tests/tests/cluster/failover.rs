@@ -32,7 +32,9 @@ fn acknowledged_writes_survive_the_death_of_primaries() {
             println!("kill {kill} of {victim}: {} writes, resumed after {outage:?}", acknowledged.count());
             worst = worst.max(outage);
             acknowledged.check(&table).await;
+            let begun = Instant::now();
             cluster.heal();
+            println!("three replicas again after {:?} more", begun.elapsed());
             acknowledged.check(&table).await;
         }
         println!("worst of {kills}: {worst:?}");

@@ -1,5 +1,9 @@
 //! Clusters of real processes, and what may happen to them. One binary; the clusters come one after the other.
-#![allow(clippy::unwrap_used, reason = "a test: also its helpers may panic")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test: also its helpers may panic, and tell what they measured"
+)]
 
 mod failover;
 mod first_session;
