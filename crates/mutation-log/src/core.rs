@@ -194,6 +194,12 @@ impl LogCore {
         if self.unsynced.is_empty() {
             return;
         }
+        // A write behind it has failed meanwhile: nothing of this log is acknowledged any more.
+        let broken = self.house.lock().broken.clone();
+        if let Some(why) = broken {
+            self.fail_everything(&LogError::Broken(why), done);
+            return;
+        }
         if let Err(error) = self.active.file.sync() {
             let why = format!("fsync of segment {}: {error}", self.active.number);
             let error = self.house.lock().set_broken(&why);

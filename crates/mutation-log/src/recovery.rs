@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 use pegasus_types::{Decree, Gpid, LogLocation};
 
-use crate::catalog::{Catalog, Entry, Segment};
+use crate::catalog::{Catalog, CopyIndex, Segment};
 use crate::core::Chain;
 use crate::disk::{Disk, LogFile};
 use crate::error::{LogError, Lost};
@@ -106,42 +106,53 @@ pub(crate) fn recover(
             summary: RecoverySummary::default(),
         });
     };
-    for file in &mut files {
-        file.scan(log_id)?;
-    }
-    let mark = proven_mark(&files);
+    let mark = proven_mark(&files, log_id)?;
     let mut summary = RecoverySummary::default();
-    let breaks = find_breaks(&files);
-    if let Some(torn) = breaks.iter().map(|b| b.from).find(|from| *from >= mark) {
-        summary.cut = Some(cut(disk, &mut files, torn)?);
-    }
-    summary.damaged.extend(breaks.iter().filter(|b| b.from < mark).map(|b| DamagedRegion {
-        segment: b.from.segment,
-        from: b.from.offset,
-        to: b.to,
-    }));
-
-    let mut catalog = Catalog::new(log_id);
     let mut audit = Audit::default();
-    let mut previous = None;
-    for file in &files {
-        catalog.segments.insert(
-            file.number,
-            Segment { file: Arc::clone(&file.file), bytes: file.len, copies: BTreeMap::new() },
-        );
-        for piece in &file.pieces {
-            previous = chain_after(previous, piece);
-            piece.entries.iter().for_each(|found| audit.take(found));
+    let mut walk = Walk::default();
+    // One segment at a time: what is kept of it is its index.
+    let mut torn = None;
+    for file in &mut files {
+        let pieces = file.scan(log_id)?;
+        file.empty = is_empty(&pieces);
+        for piece in &pieces {
+            let before = walk.previous;
+            if let Some(found) = walk.step(file.number, piece) {
+                if found.from >= mark {
+                    torn = Some(found.from);
+                    walk.previous = before;
+                    break;
+                }
+                summary.damaged.push(DamagedRegion {
+                    segment: found.from.segment,
+                    from: found.from.offset,
+                    to: found.to,
+                });
+            }
+            piece.entries.iter().for_each(|found| audit.take(file.number, found));
+        }
+        if torn.is_some() {
+            break;
         }
     }
+    if let Some(torn) = torn {
+        summary.cut = Some(cut(disk, &mut files, torn, log_id)?);
+    }
     audit.suspect();
+
+    let mut catalog = Catalog::new(log_id);
+    for file in &files {
+        let segment = Segment { file: Arc::clone(&file.file), bytes: file.len, copies: BTreeMap::new() };
+        catalog.segments.insert(file.number, segment);
+    }
+    summary.records = audit.records;
+    let next_seq = audit.expected.unwrap_or(0);
     let chains = audit.fill(&mut catalog);
-    let empty = files.iter().filter(|f| f.is_empty()).map(|f| f.number).collect();
+    let empty = files.iter().filter(|f| f.empty).map(|f| f.number).collect();
     settle_tail(&files, mark, durability, &mut catalog)?;
 
     summary.segments = files.len();
     summary.bytes = catalog.bytes();
-    summary.records = audit.records;
     summary.unsettled = catalog.unsettled;
     summary.lost = catalog.copies.iter().filter_map(|(k, c)| Some((k.gpid, k.copy_id, c.lost?))).collect();
     for region in &summary.damaged {
@@ -159,8 +170,8 @@ pub(crate) fn recover(
         catalog,
         chains,
         next_number,
-        next_seq: audit.expected.unwrap_or(0),
-        previous: previous.unwrap_or(0),
+        next_seq,
+        previous: walk.previous.unwrap_or(0),
         empty,
         summary,
     })
@@ -171,7 +182,8 @@ struct SegmentFile {
     file: Arc<dyn LogFile>,
     len: u64,
     header: SegmentHeader,
-    pieces: Vec<Piece>,
+    /// Whole, and nothing but rosters.
+    empty: bool,
 }
 
 fn open_all(disk: &dyn Disk, numbers: &[u64]) -> Result<Vec<SegmentFile>, LogError> {
@@ -183,7 +195,7 @@ fn open_all(disk: &dyn Disk, numbers: &[u64]) -> Result<Vec<SegmentFile>, LogErr
             Ok(()) => format::decode_segment_header(&head),
             Err(_) => SegmentHeader::Invalid,
         };
-        Ok(SegmentFile { number: *number, file, len, header, pieces: Vec::new() })
+        Ok(SegmentFile { number: *number, file, len, header, empty: false })
     };
     numbers.iter().map(open).collect()
 }
@@ -218,20 +230,24 @@ fn find_log_id(files: &[SegmentFile]) -> Result<Option<u64>, LogError> {
 }
 
 impl SegmentFile {
-    fn scan(&mut self, log_id: u64) -> Result<(), LogError> {
+    fn scan(&self, log_id: u64) -> Result<Vec<Piece>, LogError> {
         let data = read_all(&*self.file, self.len)?;
         let header_len = (SEGMENT_HEADER_LEN as u64).min(self.len);
+        let mut pieces = Vec::new();
         if self.header == SegmentHeader::Invalid {
-            self.pieces.push(Piece { at: 0, end: header_len, whole: false, entries: Vec::new() });
+            pieces.push(Piece { at: 0, end: header_len, whole: false, entries: Vec::new() });
         }
-        self.pieces.extend(scan(&data, header_len, self.number, format::seed(log_id, self.number)));
-        Ok(())
+        pieces.extend(scan(&data, header_len, self.number, format::seed(log_id, self.number)));
+        Ok(pieces)
     }
+}
 
-    /// Whole, and nothing but rosters.
-    fn is_empty(&self) -> bool {
-        self.pieces.iter().all(|p| p.whole && !p.entries.iter().any(|e| matches!(e, Found::Record(..))))
-    }
+fn is_empty(pieces: &[Piece]) -> bool {
+    pieces.iter().all(|p| p.whole) && records(pieces) == 0
+}
+
+fn records(pieces: &[Piece]) -> usize {
+    pieces.iter().flat_map(|p| &p.entries).filter(|e| matches!(e, Found::Record(..))).count()
 }
 
 /// Unreadable sectors come as zeros: to the scan they are what they are, bytes that prove nothing.
@@ -255,13 +271,19 @@ fn read_all(file: &dyn LogFile, len: u64) -> Result<Vec<u8>, LogError> {
     Ok(data)
 }
 
-fn proven_mark(files: &[SegmentFile]) -> Position {
-    let entries = files.iter().flat_map(|f| &f.pieces).flat_map(|p| &p.entries);
-    let marks = entries.filter_map(|e| match e {
-        Found::Batch(header) => Some(header.mark),
-        _ => None,
-    });
-    marks.max().unwrap_or_default()
+/// Marks never go back, so that the newest segment in which any batch header is valid tells the highest.
+fn proven_mark(files: &[SegmentFile], log_id: u64) -> Result<Position, LogError> {
+    for file in files.iter().rev() {
+        let pieces = file.scan(log_id)?;
+        let marks = pieces.iter().flat_map(|p| &p.entries).filter_map(|e| match e {
+            Found::Batch(header) => Some(header.mark),
+            _ => None,
+        });
+        if let Some(mark) = marks.max() {
+            return Ok(mark);
+        }
+    }
+    Ok(Position::default())
 }
 
 struct Break {
@@ -270,57 +292,53 @@ struct Break {
     to: u64,
 }
 
-/// Where the chain of whole batches is interrupted, in order.
-fn find_breaks(files: &[SegmentFile]) -> Vec<Break> {
-    let mut breaks = Vec::new();
-    let mut previous = None;
-    let mut end: Option<Position> = None;
-    for file in files {
-        for piece in &file.pieces {
-            let at = Position { segment: file.number, offset: piece.at };
-            if !piece.whole {
-                breaks.push(Break { from: at, to: piece.end });
-            } else if let Some(Found::Batch(header)) = piece.entries.first()
-                && previous.is_some_and(|crc| crc != header.previous)
-            {
-                // Both sides are whole, but something has been between them.
-                let from = end.unwrap_or(at);
-                breaks.push(Break { from, to: from.offset });
-            }
-            previous = chain_after(previous, piece);
-            end = Some(Position { segment: file.number, offset: piece.end });
-        }
-    }
-    breaks
+/// Follows the chain of whole batches.
+#[derive(Default)]
+struct Walk {
+    /// Checksum that the next batch has to name; None = unknown, as at the start and after a broken piece.
+    previous: Option<u32>,
+    end: Option<Position>,
 }
 
-/// Checksum that the next batch has to name; None = unknown, as after a broken piece.
-fn chain_after(previous: Option<u32>, piece: &Piece) -> Option<u32> {
-    match &piece.entries[..] {
-        _ if !piece.whole => None,
-        // Rosters do not count: an empty segment may be removed.
-        [Found::Batch(header), Found::Roster(..)] => Some(previous.unwrap_or(header.previous)),
-        [Found::Batch(header), ..] => Some(header.crc),
-        _ => previous,
+impl Walk {
+    /// Takes the next piece and says whether the chain is interrupted at or before it.
+    fn step(&mut self, segment: u64, piece: &Piece) -> Option<Break> {
+        let at = Position { segment, offset: piece.at };
+        let found = match piece.entries.first() {
+            _ if !piece.whole => Some(Break { from: at, to: piece.end }),
+            // Both sides are whole, but something has been between them.
+            Some(Found::Batch(header)) if self.previous.is_some_and(|crc| crc != header.previous) => {
+                let from = self.end.unwrap_or(at);
+                Some(Break { from, to: from.offset })
+            }
+            _ => None,
+        };
+        self.end = Some(Position { segment, offset: piece.end });
+        self.previous = match &piece.entries[..] {
+            _ if !piece.whole => None,
+            // Rosters do not count: an empty segment may be removed.
+            [Found::Batch(header), Found::Roster(..)] => Some(self.previous.unwrap_or(header.previous)),
+            [Found::Batch(header), ..] => Some(header.crc),
+            _ => self.previous,
+        };
+        found
     }
 }
 
 /// Removes everything from `torn` on, the newest first, so that a crash in between leaves a longer log and
 /// not one with a hole.
-fn cut(disk: &dyn Disk, files: &mut Vec<SegmentFile>, torn: Position) -> Result<Cut, LogError> {
+fn cut(disk: &dyn Disk, files: &mut Vec<SegmentFile>, torn: Position, log_id: u64) -> Result<Cut, LogError> {
     let mut cut = Cut { segment: torn.segment, offset: torn.offset, bytes: 0, records: 0 };
-    let records = |pieces: &[Piece]| {
-        pieces.iter().flat_map(|p| &p.entries).filter(|e| matches!(e, Found::Record(..))).count()
-    };
     while let Some(file) = files.pop_if(|f| f.number > torn.segment) {
         cut.bytes += file.len;
-        cut.records += records(&file.pieces);
+        cut.records += records(&file.scan(log_id)?);
         remove(disk, file.number)?;
     }
     let Some(mut last) = files.pop() else { return Ok(cut) };
-    let keep = last.pieces.iter().take_while(|p| p.end <= torn.offset).count();
+    let pieces = last.scan(log_id)?;
+    let (kept, gone) = pieces.split_at(pieces.iter().take_while(|p| p.end <= torn.offset).count());
     cut.bytes += last.len - torn.offset;
-    cut.records += records(&last.pieces[keep..]);
+    cut.records += records(gone);
     if torn.offset <= SEGMENT_HEADER_LEN as u64 {
         remove(disk, last.number)?;
         return Ok(cut);
@@ -330,7 +348,7 @@ fn cut(disk: &dyn Disk, files: &mut Vec<SegmentFile>, torn: Position) -> Result<
         last.file.sync().map_err(LogError::io("sync a log segment after the cut"))?;
     }
     last.len = torn.offset;
-    last.pieces.truncate(keep);
+    last.empty = is_empty(kept);
     files.push(last);
     Ok(cut)
 }
@@ -385,6 +403,8 @@ struct Audit {
     last_loss: usize,
     unsettled: bool,
     records: usize,
+    /// Highest decree of each copy in each segment.
+    segments: BTreeMap<u64, BTreeMap<CopyKey, Decree>>,
 }
 
 #[derive(Default)]
@@ -392,12 +412,12 @@ struct Seen {
     chain: Chain,
     committed: Decree,
     lost: Option<Lost>,
-    places: Vec<(Decree, LogLocation)>,
+    index: BTreeMap<Decree, LogLocation>,
     event: usize,
 }
 
 impl Audit {
-    fn take(&mut self, found: &Found) {
+    fn take(&mut self, segment: u64, found: &Found) {
         self.event += 1;
         match found {
             Found::Batch(header) => self.reach(header.first_seq),
@@ -405,17 +425,12 @@ impl Audit {
                 self.records += 1;
                 let seen = self.record(header);
                 seen.committed = seen.committed.max(header.committed);
-                if header.cuts {
-                    seen.places.retain(|(decree, _)| *decree < header.decree);
-                }
-                seen.places.push((header.decree, *place));
+                seen.index.insert(header.decree, *place);
+                let highest = self.segments.entry(segment).or_default().entry(header.copy).or_default();
+                *highest = (*highest).max(header.decree);
             }
             Found::BodyLost(header) if header.kind == Kind::Mutation => {
-                let seen = self.record(header);
-                if header.cuts {
-                    seen.places.retain(|(decree, _)| *decree < header.decree);
-                }
-                Lost::UpTo(header.decree).add_to(&mut seen.lost);
+                Lost::UpTo(header.decree).add_to(&mut self.record(header).lost);
             }
             Found::BodyLost(_) => {}
             Found::Roster(header, roster) => {
@@ -449,6 +464,9 @@ impl Audit {
         let seen = self.copies.entry(header.copy).or_default();
         let highest = if header.cuts { header.decree } else { header.previous.max(header.decree) };
         seen.chain = Chain { seq: header.copy_seq, highest };
+        if header.cuts {
+            seen.index.split_off(&header.decree);
+        }
         seen
     }
 
@@ -493,17 +511,25 @@ impl Audit {
         }
     }
 
-    fn fill(&mut self, catalog: &mut Catalog) -> BTreeMap<CopyKey, Chain> {
+    fn fill(self, catalog: &mut Catalog) -> BTreeMap<CopyKey, Chain> {
         catalog.unsettled = self.unsettled;
         let mut chains = BTreeMap::new();
-        for (key, seen) in std::mem::take(&mut self.copies) {
-            chains.insert(key, seen.chain);
-            for (decree, location) in seen.places {
-                catalog.insert(Entry { copy: key, decree, cuts: false, committed: seen.committed, location });
+        for (number, mut copies) in self.segments {
+            copies.retain(|key, _| self.copies.contains_key(key));
+            if let Some(segment) = catalog.segments.get_mut(&number) {
+                segment.copies = copies;
             }
-            let copy = catalog.copies.entry(key).or_default();
-            copy.highest = seen.chain.highest;
-            copy.lost = seen.lost;
+        }
+        for (key, seen) in self.copies {
+            chains.insert(key, seen.chain);
+            let copy = CopyIndex {
+                index: seen.index,
+                highest: seen.chain.highest,
+                committed: seen.committed,
+                lost: seen.lost,
+                ..CopyIndex::default()
+            };
+            catalog.copies.insert(key, copy);
         }
         chains
     }
