@@ -211,9 +211,8 @@ impl Cluster {
                     }
                     format!("{healthy} of {} partitions have all replicas", partitions.len())
                 }
-                Err(error @ (Error::Timeout { .. } | Error::Meta { code: ErrorCode::BusyCreating, .. })) => {
-                    error.to_string()
-                }
+                Err(Error::Timeout { last }) => last,
+                Err(error @ Error::Meta { code: ErrorCode::BusyCreating, .. }) => error.to_string(),
                 Err(error) => return Err(error),
             };
             if Instant::now() >= end {

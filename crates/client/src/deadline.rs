@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep};
 /// Pause before the second attempt, doubled for each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 /// A fail-over takes less than a second and is to be noticed within a fraction of it.
-const MAX_PAUSE: Duration = Duration::from_millis(100);
+const MAX_PAUSE: Duration = Duration::from_millis(50);
 
 /// The end of an operation and the attempts that it has made.
 #[derive(Debug)]
