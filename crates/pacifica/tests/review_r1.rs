@@ -467,3 +467,21 @@ fn an_acknowledged_write_survives_a_doubled_fetch_more() {
     let serves = matches!(net.cores["c"].admit_write(net.now, GPID), Admission::Ready { .. });
     assert!(!serves || net.prepared("c") >= Decree(2), "write 2 was acknowledged to its client and is lost");
 }
+
+/// page_cache mode, and the whole cluster lost power (replication.md 9.3b: when all members are unclean, the one
+/// with the most goes on).
+#[test]
+fn when_every_member_lost_power_the_group_still_comes_back() {
+    let mut net = Net::new();
+    for (at, prepared) in [("a", 5), ("b", 6), ("c", 5)] {
+        let tail: Vec<_> = (1..=prepared).map(|d| mutation(d, 1)).collect();
+        let mut replica = recovered(config(4, "a b c"), 0, &tail);
+        replica.intact = false;
+        net.event(at, Event::Opened { gpid: GPID, replica });
+    }
+    for _ in 0..60 {
+        net.pass(1_000);
+        net.settle();
+    }
+    assert!(!net.asked.is_empty(), "three copies are there, and nobody ever asks for a new ballot");
+}
