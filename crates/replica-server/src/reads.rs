@@ -10,7 +10,7 @@ use pegasus_pacifica::Serving;
 use pegasus_rpc::wire::frame::RequestHead;
 use pegasus_rpc::wire::server::ReplyTo;
 use pegasus_storage::EngineError;
-use pegasus_storage::ops::{self, HashCheck, ReadAt, ReadLimits};
+use pegasus_storage::ops::{self, Begun, HashCheck, PageRead, ReadAt, ReadLimits};
 use pegasus_types::data::{MultiGetRequest, ReadRequest, ReadResponseBody, StorageError};
 use pegasus_types::meta::ReplicaStatus;
 use pegasus_types::time::epoch_seconds;
@@ -122,13 +122,14 @@ impl NodeState {
             }
             ReadRequest::GetScanner(request) => {
                 let check = hash_check(gpid, &replica.meta.app);
-                replica
-                    .scans
-                    .get_scanner(request, &*replica.engine, check, &at, now)
-                    .map(ReadResponseBody::Scan)
+                match ops::open_scanner(request, &*replica.engine, check, &at, now) {
+                    Ok(begun) => return self.scan(shell, now, read, begun, at),
+                    Err(error) => Err(error),
+                }
             }
             ReadRequest::Scan(request) => {
-                replica.scans.scan(request.context_id, &at, now).map(ReadResponseBody::Scan)
+                let begun = replica.scans.resume(request.context_id, now);
+                return self.scan(shell, now, read, begun, at);
             }
             ReadRequest::ClearScanner { context_id } => return replica.scans.clear(*context_id),
         };
@@ -183,6 +184,49 @@ impl NodeState {
         metrics.answered.record(clock::mono_us().saturating_sub(read.arrived_us));
         metrics.bytes += bytes;
         read.reply.read(response);
+    }
+
+    /// A scanner gives each page once, so when the lease has a hole a client that asks for the next one is refused
+    /// rather than parked: it opens another scanner from the last key that it has.
+    fn scan(&mut self, shell: &Rc<Shell>, now: Millis, mut read: Read, begun: Begun, at: ReadAt) {
+        if matches!(read.request, ReadRequest::Scan(_)) {
+            read.deadline = now;
+        }
+        let job = match begun {
+            Begun::Answered(response) => {
+                return self.finish_read(now, read, Ok(ReadResponseBody::Scan(response)));
+            }
+            Begun::Page(job) => job,
+        };
+        if job.most_records().is_some_and(|n| n <= KEYS_ON_LOOP) {
+            let page = job.read(&at);
+            return self.finish_scan(now, read, page);
+        }
+        if self.off_loop >= MAX_OFF_LOOP {
+            return self.refuse(read.gpid, Op::of_read(&read.request), read.reply, ErrorCode::Busy);
+        }
+        self.off_loop += 1;
+        let shell = shell.clone();
+        tokio::task::spawn_local(async move {
+            let permit = shell.reading.clone().acquire_owned().await;
+            let page = tokio::task::spawn_blocking(move || job.read(&at))
+                .await
+                .unwrap_or_else(|panic| Err(EngineError::Panicked(panic.to_string())));
+            drop(permit);
+            shell.with(|state| {
+                state.off_loop -= 1;
+                state.finish_scan(clock::boot_ms(), read, page);
+            });
+            shell.wake.notify_one();
+        });
+    }
+
+    fn finish_scan(&mut self, now: Millis, read: Read, page: Result<PageRead, EngineError>) {
+        let Some(replica) = self.replicas.get_mut(&read.gpid) else {
+            return self.refuse(read.gpid, Op::Scan, read.reply, ErrorCode::ObjectNotFound);
+        };
+        let response = page.map(|page| ReadResponseBody::Scan(replica.scans.finish(page, now)));
+        self.finish_read(now, read, response);
     }
 
     fn read_off_loop(&mut self, shell: &Rc<Shell>, read: Read) {

@@ -41,7 +41,7 @@ use pegasus_types::mutation::BodyBuilder;
 use crate::engine::{EngineError, MAX_KEY_LEN, PartitionEngine, View};
 use crate::schema::{self, TimeTag, Value};
 
-pub use scan::{HashCheck, ScanContexts};
+pub use scan::{Begun, HashCheck, PageJob, PageRead, ScanContexts, open as open_scanner};
 
 /// Newest values of keys: the engine, overlaid with what is in flight when a primary resolves writes.
 pub trait Reader {

@@ -20,6 +20,10 @@ impl Pattern {
         })
     }
 
+    pub fn matches_all(&self) -> bool {
+        self.kind == FilterType::NoFilter
+    }
+
     pub fn matches(&self, text: &[u8]) -> bool {
         match self.kind {
             FilterType::NoFilter => true,

@@ -86,47 +86,39 @@ impl ScanContexts {
         at: &ReadAt,
         now: Millis,
     ) -> Result<ScanResponse, EngineError> {
-        let patterns = (
-            Pattern::new(request.hash_key_filter_type, &request.hash_key_filter_pattern),
-            Pattern::new(request.sort_key_filter_type, &request.sort_key_filter_pattern),
-        );
-        let (Some(hash_key), Some(sort_key)) = patterns else {
-            return Ok(failed(StorageError::InvalidArgument));
-        };
-        let mut rest = KeyRange {
-            lo: range::bound(request.start_key.clone(), request.start_inclusive),
-            hi: range::bound(request.stop_key.clone(), request.stop_inclusive),
-        };
-        if let Some(prefix) = hash_key.prefix() {
-            // Longer hash keys lie above, whatever they begin with, so nothing can be said of the end.
-            let Some(start) = hash::encode_key(prefix, b"") else {
-                return Ok(failed(StorageError::InvalidArgument));
-            };
-            rest.raise_to(start);
-        }
-        let most = at.limits.scan_iterations as usize;
-        let spec = Spec {
-            batch: usize::try_from(request.batch_size).ok().filter(|&n| n > 0).map_or(most, |n| n.min(most)),
-            hash_key,
-            sort_key,
-            hash_check: hash_check.filter(|_| request.validate_partition_hash.unwrap_or(true)),
-            no_value: request.no_value,
-            return_expire_ts: request.return_expire_ts.unwrap_or(false),
-            only_count: request.only_return_count.unwrap_or(false),
-        };
-        if rest.is_empty() {
-            let kv_count = spec.only_count.then_some(0);
-            return Ok(ScanResponse { context_id: SCAN_COMPLETED, kv_count, ..Default::default() });
-        }
-        self.page(Context { view: engine.view()?, rest, spec, since: now }, at, now)
+        Ok(match open(request, engine, hash_check, at, now)? {
+            Begun::Page(job) => self.finish(job.read(at)?, now),
+            Begun::Answered(response) => response,
+        })
     }
 
     /// The next page. NotFound for an id that was used, cleared, has expired or is not ours.
     pub fn scan(&mut self, context_id: i64, at: &ReadAt, now: Millis) -> Result<ScanResponse, EngineError> {
+        Ok(match self.resume(context_id, now) {
+            Begun::Page(job) => self.finish(job.read(at)?, now),
+            Begun::Answered(response) => response,
+        })
+    }
+
+    /// As [`Self::scan`], but the page is left to be read by the caller, on any thread.
+    pub fn resume(&mut self, context_id: i64, now: Millis) -> Begun {
         match self.waiting.remove(&context_id) {
-            Some(context) if now.since(context.since) <= EXPIRE_MS => self.page(context, at, now),
-            _ => Ok(failed(StorageError::NotFound)),
+            Some(context) if now.since(context.since) <= EXPIRE_MS => Begun::Page(PageJob(context)),
+            _ => Begun::Answered(failed(StorageError::NotFound)),
         }
+    }
+
+    /// Keeps the scanner of a page that was read when there is more, and gives the answer.
+    pub fn finish(&mut self, read: PageRead, now: Millis) -> ScanResponse {
+        let PageRead { rest, mut response } = read;
+        response.context_id = match rest {
+            Some(mut context) => {
+                context.since = now;
+                self.keep(context)
+            }
+            None => SCAN_COMPLETED,
+        };
+        response
     }
 
     /// The client needs no more pages.
@@ -154,18 +146,6 @@ impl ScanContexts {
         self.waiting.is_empty()
     }
 
-    fn page(&mut self, mut context: Context, at: &ReadAt, now: Millis) -> Result<ScanResponse, EngineError> {
-        let mut response = ScanResponse::default();
-        let more = context.read_page(&mut response, at)?;
-        response.context_id = if more {
-            context.since = now;
-            self.keep(context)
-        } else {
-            SCAN_COMPLETED
-        };
-        Ok(response)
-    }
-
     fn keep(&mut self, context: Context) -> i64 {
         if self.waiting.len() >= MAX_CONTEXTS {
             // Ids grow, so the first has waited longest.
@@ -176,6 +156,83 @@ impl ScanContexts {
         self.waiting.insert(id, context);
         id
     }
+}
+
+/// A request for a page, as far as the loop has to see to it.
+#[derive(Debug)]
+pub enum Begun {
+    Page(PageJob),
+    /// There is nothing to read.
+    Answered(ScanResponse),
+}
+
+/// A page that is still to be read.
+#[derive(Debug)]
+pub struct PageJob(Context);
+
+/// A page, with what is left of its scanner.
+#[derive(Debug)]
+pub struct PageRead {
+    rest: Option<Context>,
+    response: ScanResponse,
+}
+
+impl PageJob {
+    /// At most how many records it looks at, when nothing is filtered.
+    pub fn most_records(&self) -> Option<usize> {
+        let Spec { batch, hash_key, sort_key, hash_check, .. } = &self.0.spec;
+        (hash_key.matches_all() && sort_key.matches_all() && hash_check.is_none()).then_some(*batch)
+    }
+
+    pub fn read(self, at: &ReadAt) -> Result<PageRead, EngineError> {
+        let (mut context, mut response) = (self.0, ScanResponse::default());
+        let more = context.read_page(&mut response, at)?;
+        Ok(PageRead { rest: more.then_some(context), response })
+    }
+}
+
+/// As [`ScanContexts::get_scanner`], but the first page is left to be read by the caller, on any thread.
+pub fn open(
+    request: &GetScannerRequest,
+    engine: &dyn PartitionEngine,
+    hash_check: Option<HashCheck>,
+    at: &ReadAt,
+    now: Millis,
+) -> Result<Begun, EngineError> {
+    let patterns = (
+        Pattern::new(request.hash_key_filter_type, &request.hash_key_filter_pattern),
+        Pattern::new(request.sort_key_filter_type, &request.sort_key_filter_pattern),
+    );
+    let (Some(hash_key), Some(sort_key)) = patterns else {
+        return Ok(Begun::Answered(failed(StorageError::InvalidArgument)));
+    };
+    let mut rest = KeyRange {
+        lo: range::bound(request.start_key.clone(), request.start_inclusive),
+        hi: range::bound(request.stop_key.clone(), request.stop_inclusive),
+    };
+    if let Some(prefix) = hash_key.prefix() {
+        // Longer hash keys lie above, whatever they begin with, so nothing can be said of the end.
+        let Some(start) = hash::encode_key(prefix, b"") else {
+            return Ok(Begun::Answered(failed(StorageError::InvalidArgument)));
+        };
+        rest.raise_to(start);
+    }
+    let most = at.limits.scan_iterations as usize;
+    let spec = Spec {
+        batch: usize::try_from(request.batch_size).ok().filter(|&n| n > 0).map_or(most, |n| n.min(most)),
+        hash_key,
+        sort_key,
+        hash_check: hash_check.filter(|_| request.validate_partition_hash.unwrap_or(true)),
+        no_value: request.no_value,
+        return_expire_ts: request.return_expire_ts.unwrap_or(false),
+        only_count: request.only_return_count.unwrap_or(false),
+    };
+    if rest.is_empty() {
+        let kv_count = spec.only_count.then_some(0);
+        let empty = ScanResponse { context_id: SCAN_COMPLETED, kv_count, ..Default::default() };
+        return Ok(Begun::Answered(empty));
+    }
+    Ok(Begun::Page(PageJob(Context { view: engine.view()?, rest, spec, since: now })))
 }
 
 fn failed(error: StorageError) -> ScanResponse {
@@ -280,7 +337,7 @@ mod tests {
         response.kvs.iter().map(name).collect::<Vec<_>>().join(" ")
     }
 
-    fn open(contexts: &mut ScanContexts, request: &GetScannerRequest, store: &Store) -> ScanResponse {
+    fn first_page(contexts: &mut ScanContexts, request: &GetScannerRequest, store: &Store) -> ScanResponse {
         contexts.get_scanner(request, store.engine(), None, &READ_AT, NOW).unwrap()
     }
 
@@ -314,7 +371,7 @@ mod tests {
                 "a3 b3 ab3",
             ),
         ] {
-            let got = open(&mut ScanContexts::new(), &request, &store());
+            let got = first_page(&mut ScanContexts::new(), &request, &store());
             assert_eq!(
                 (got.error, got.context_id, &names(&got)[..]),
                 (0, SCAN_COMPLETED, want),
@@ -323,7 +380,7 @@ mod tests {
             assert_eq!(got.kv_count, None);
         }
         for bad in [with(|r| r.hash_key_filter_type = 4), with(|r| r.sort_key_filter_type = -1)] {
-            let got = open(&mut ScanContexts::new(), &bad, &store());
+            let got = first_page(&mut ScanContexts::new(), &bad, &store());
             assert_eq!((got.error, got.context_id), (4, SCAN_COMPLETED));
         }
     }
@@ -331,7 +388,7 @@ mod tests {
     #[test]
     fn pages_have_fresh_single_use_ids() {
         let (store, mut contexts) = (store(), ScanContexts::new());
-        let first = open(&mut contexts, &with(|r| r.batch_size = 3), &store);
+        let first = first_page(&mut contexts, &with(|r| r.batch_size = 3), &store);
         assert_eq!(names(&first), "a1 a2 a3");
         let second = contexts.scan(first.context_id, &READ_AT, NOW).unwrap();
         assert_eq!(names(&second), "b1 b3 ab1");
@@ -345,14 +402,14 @@ mod tests {
     #[test]
     fn an_exactly_full_last_page_is_the_end() {
         let mut contexts = ScanContexts::new();
-        let got = open(&mut contexts, &with(|r| r.batch_size = 8), &store());
+        let got = first_page(&mut contexts, &with(|r| r.batch_size = 8), &store());
         assert_eq!((got.kvs.len(), got.context_id), (8, SCAN_COMPLETED));
     }
 
     #[test]
     fn a_scan_sees_what_was_there_when_it_was_opened() {
         let (mut store, mut contexts) = (store(), ScanContexts::new());
-        let first = open(&mut contexts, &with(|r| r.batch_size = 1), &store);
+        let first = first_page(&mut contexts, &with(|r| r.batch_size = 1), &store);
         store.put("a", "2", "changed");
         store.put("a", "4", "new");
         store.remove("a", "3");
@@ -369,7 +426,7 @@ mod tests {
         let (mut store, mut contexts) = (Store::default(), ScanContexts::new());
         store.put("a", "1", "v");
         store.put_until("a", "2", "v", AT.epoch_now.cast_signed() + 10);
-        let first = open(&mut contexts, &with(|r| r.batch_size = 1), &store);
+        let first = first_page(&mut contexts, &with(|r| r.batch_size = 1), &store);
         let later = ReadAt { epoch_now: AT.epoch_now + 10, ..READ_AT };
         let second = contexts.scan(first.context_id, &later, NOW).unwrap();
         assert_eq!((second.kvs.len(), second.context_id), (0, SCAN_COMPLETED));
@@ -379,20 +436,23 @@ mod tests {
     fn what_is_returned() {
         let (mut store, mut contexts) = (Store::default(), ScanContexts::new());
         store.put_until("a", "1", "v", 2_000_000_000);
-        let got =
-            open(&mut contexts, &with(|r| (r.no_value, r.return_expire_ts) = (true, Some(true))), &store);
+        let got = first_page(
+            &mut contexts,
+            &with(|r| (r.no_value, r.return_expire_ts) = (true, Some(true))),
+            &store,
+        );
         assert_eq!((&got.kvs[0].value[..], got.kvs[0].expire_ts_seconds), (&b""[..], Some(2_000_000_000)));
-        let got = open(&mut contexts, &full(), &store);
+        let got = first_page(&mut contexts, &full(), &store);
         assert_eq!((&got.kvs[0].value[..], got.kvs[0].expire_ts_seconds), (&b"v"[..], None));
 
         let counted = with(|r| (r.only_return_count, r.batch_size) = (Some(true), 5));
         let store = self::store();
-        let first = open(&mut contexts, &counted, &store);
+        let first = first_page(&mut contexts, &counted, &store);
         assert_eq!((first.kvs.len(), first.kv_count), (0, Some(5)));
         let second = contexts.scan(first.context_id, &READ_AT, NOW).unwrap();
         assert_eq!((second.kv_count, second.context_id), (Some(3), SCAN_COMPLETED));
         let empty = with(|r| (r.only_return_count, r.stop_key) = (Some(true), Bytes::from_static(b"\0\0")));
-        assert_eq!(open(&mut contexts, &empty, &store).kv_count, Some(0));
+        assert_eq!(first_page(&mut contexts, &empty, &store).kv_count, Some(0));
     }
 
     #[test]
@@ -439,7 +499,7 @@ mod tests {
         let one = with(|r| r.batch_size = 1);
         let mut ids = vec![];
         for _ in 0..3 {
-            ids.push(open(&mut contexts, &one, &store).context_id);
+            ids.push(first_page(&mut contexts, &one, &store).context_id);
         }
         assert_eq!(ids, [i64::MAX - 1, i64::MAX, 0], "ids are never negative");
         contexts.clear(ids[1]);
@@ -448,9 +508,9 @@ mod tests {
         assert_eq!(contexts.scan(ids[0], &READ_AT, late).unwrap().error, 1);
         assert_eq!((contexts.expire(late), contexts.len()), (1, 0));
 
-        let first = open(&mut contexts, &one, &store).context_id;
+        let first = first_page(&mut contexts, &one, &store).context_id;
         for _ in 0..MAX_CONTEXTS {
-            open(&mut contexts, &one, &store);
+            first_page(&mut contexts, &one, &store);
         }
         assert_eq!(contexts.len(), MAX_CONTEXTS);
         assert_eq!(contexts.scan(first, &READ_AT, NOW).unwrap().error, 1, "the oldest made room");
