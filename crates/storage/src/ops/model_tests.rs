@@ -96,7 +96,8 @@ impl Run {
 
     fn expire(&mut self) -> i32 {
         let now = self.model.now.cast_signed();
-        self.pick(&[0, 0, 0, now + 5, now + 50, now, 1, -1])
+        // Nothing so old that compaction drops it: limits count expired records that are still there.
+        self.pick(&[0, 0, 0, now + 5, now + 50, now, now - 60, -1])
     }
 
     fn at(&self) -> DecideAt {

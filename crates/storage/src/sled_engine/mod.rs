@@ -45,6 +45,8 @@ const FLUSH_EVERY: Duration = Duration::from_secs(10);
 /// How often rows are swept away that have long expired.
 const SWEEP_EVERY: Duration = Duration::from_secs(3600);
 const TICK: Duration = Duration::from_secs(1);
+/// A database that was dropped is closed a moment later, by threads of ours or of sled.
+const CLOSES_WITHIN: Duration = Duration::from_secs(5);
 /// sled has a cache per database; ours is divided among so many.
 const PARTITIONS_PER_CACHE: u64 = 16;
 
@@ -211,14 +213,7 @@ fn guarded<T>(what: &'static str, call: impl FnOnce() -> sled::Result<T>) -> Res
 
 impl Partition {
     fn open(dir: &Path, shared: &Arc<Shared>) -> Result<Self, EngineError> {
-        let db = guarded("open sled", || {
-            sled::Config::new()
-                .path(dir)
-                .flush_every_ms(None)
-                .use_compression(false)
-                .cache_capacity((shared.options.cache_bytes / PARTITIONS_PER_CACHE).max(1 << 20))
-                .open()
-        })?;
+        let db = open_db(dir, shared.options.cache_bytes / PARTITIONS_PER_CACHE)?;
         let (decree, timestamp_us) = match guarded("read the decree", || db.get(DECREE_KEY))? {
             None => (Decree::ZERO, 0),
             Some(stored) => decode_decree(&stored)
@@ -375,6 +370,25 @@ impl Partition {
             if let Err(e) = self.noted(self.sweep()) {
                 tracing::warn!(partition = %self.dir.display(), error = %e, "sweep failed");
             }
+        }
+    }
+}
+
+fn open_db(dir: &Path, cache_bytes: u64) -> Result<sled::Db, EngineError> {
+    let config = sled::Config::new()
+        .path(dir)
+        .flush_every_ms(None)
+        .use_compression(false)
+        .cache_capacity(cache_bytes.max(1 << 20));
+    let give_up = Instant::now() + CLOSES_WITHIN;
+    loop {
+        match guarded("open sled", || config.open()) {
+            Err(EngineError::Io { source, .. })
+                if source.to_string().contains("could not acquire lock") && Instant::now() < give_up =>
+            {
+                thread::sleep(Duration::from_millis(5));
+            }
+            other => return other,
         }
     }
 }

@@ -69,7 +69,9 @@ pub fn killed_and_reopened(kind: EngineKind) {
             .spawn()
             .unwrap();
         let mut child = KillOnDrop(child);
-        thread::sleep(Duration::from_millis(700 + 217 * round));
+        let before = told_durable(&dir);
+        eventually("the writer gets on", || told_durable(&dir) > before);
+        thread::sleep(Duration::from_millis(100 + 67 * round));
         assert!(child.0.try_wait().unwrap().is_none(), "the writer has ended by itself");
         drop(child);
         let bench = Bench::at(kind, &dir);
