@@ -8,6 +8,7 @@
 //! A test is as strict as the promise that it tests: what was acknowledged is readable, always. Times are another
 //! matter on a machine that also compiles: tests have generous bounds, and print what they have measured.
 
+pub mod model;
 mod process;
 mod test_cluster;
 mod writers;
