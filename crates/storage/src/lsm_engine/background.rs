@@ -18,6 +18,8 @@ use crate::engine::{EngineOptions, FactoryStats, Pressure};
 use crate::panics;
 
 const TICK: Duration = Duration::from_secs(1);
+/// Memtables are sealed for the budget at most so often: a flush needs time to give memory back.
+const BUDGET_EVERY: Duration = Duration::from_millis(100);
 /// Tables waiting for compaction in one partition at which writers are slowed down, and stopped
 /// (engine-choice.md 7).
 const L0_SLOW: usize = 20;
@@ -197,9 +199,9 @@ impl Shared {
         }
     }
 
-    /// A thread's life.
+    /// A thread's life. Ticks are the business of those that flush.
     fn run(&self, work: Work) {
-        let mut next_tick = Instant::now() + TICK;
+        let (mut next_tick, mut next_budget) = (Instant::now() + TICK, Instant::now());
         loop {
             let mut queues = self.queues();
             let task = loop {
@@ -209,25 +211,32 @@ impl Shared {
                 if let Some(partition) = queues.of(work).pop_front() {
                     break Some(partition);
                 }
-                let wait = next_tick.saturating_duration_since(Instant::now());
-                if work == Work::Flush && (wait.is_zero() || self.over_budget.load(Ordering::Acquire)) {
+                let due = if self.over_budget.load(Ordering::Acquire) {
+                    next_tick.min(next_budget)
+                } else {
+                    next_tick
+                };
+                let wait = match work {
+                    Work::Flush => due.saturating_duration_since(Instant::now()),
+                    Work::Compact => Duration::from_secs(3600),
+                };
+                if wait.is_zero() {
                     break None;
                 }
-                let wait = if work == Work::Flush { wait } else { Duration::from_secs(3600) };
                 queues = self.wake.wait_timeout(queues, wait).unwrap_or_else(PoisonError::into_inner).0;
             };
             drop(queues);
-            match task {
-                Some(partition) => self.run_one(work, &partition),
-                None => {
-                    if self.over_budget.swap(false, Ordering::AcqRel) {
-                        self.flush_largest();
-                    }
-                    if next_tick <= Instant::now() {
-                        next_tick = Instant::now() + TICK;
-                        self.tick();
-                    }
-                }
+            if let Some(partition) = task {
+                self.run_one(work, &partition);
+                continue;
+            }
+            if self.over_budget.swap(false, Ordering::AcqRel) {
+                next_budget = Instant::now() + BUDGET_EVERY;
+                self.flush_largest();
+            }
+            if next_tick <= Instant::now() {
+                next_tick = Instant::now() + TICK;
+                self.tick();
             }
         }
     }
@@ -250,9 +259,6 @@ impl Shared {
         }
         let worst = partitions.iter().map(|partition| partition.l0_runs()).max().unwrap_or(0);
         self.worst_l0.store(worst, Ordering::Release);
-        if self.memtable_bytes.load(Ordering::Acquire) > self.options.memtable_budget_bytes {
-            self.flush_largest();
-        }
     }
 
     /// Seals the largest memtables until what is not sealed fits into half of the budget.

@@ -2,7 +2,7 @@
 //!
 //! `lsm-tree` has neither a write-ahead log nor threads; of its memtables we make no use. Its part begins where a
 //! sealed memtable becomes tables, and it does so off the thread that serves: versions change under a lock that
-//! is held over several fsyncs, so neither reads nor writes ever take it. They work on a [`partition::State`], an
+//! is held over several fsyncs, so neither reads nor writes ever take it. They work on a [`state::State`], an
 //! immutable picture of memtables and tables that is replaced when one of them changes.
 //!
 //! ```text
@@ -18,10 +18,12 @@ mod background;
 mod guard;
 mod manifest;
 mod partition;
+mod state;
 mod tables;
 #[cfg(test)]
 mod tests;
 mod ttl;
+mod upkeep;
 
 use std::path::Path;
 use std::sync::Arc;

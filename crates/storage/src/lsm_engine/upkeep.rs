@@ -1,0 +1,300 @@
+//! What goes on behind a partition: flush, compaction, and what becomes of their errors.
+
+use std::io;
+use std::ops::Bound;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use lsm_tree::compaction::Leveled;
+use lsm_tree::{AbstractTree, InternalValue, SeqNo, ValueType};
+use pegasus_types::Decree;
+
+use super::background::Work;
+use super::guard::guarded;
+use super::manifest;
+use super::partition::{Partition, lock};
+use super::state::{Sealed, State};
+use super::tables::Tables;
+use super::ttl;
+use crate::engine::{EngineError, Health};
+use crate::schema::{DECREE_KEY, encode_decree};
+
+/// Old versions of a row are needed by nobody who asks the tree: views hold the tables that they see.
+const NO_SNAPSHOTS: SeqNo = SeqNo::MAX;
+/// Work that failed is tried again so long after.
+const RETRY_AFTER: Duration = Duration::from_secs(5);
+/// Compactions that one task runs before it lets other partitions have their turn.
+const COMPACTIONS_IN_A_ROW: usize = 8;
+const TABLE_BYTES: u64 = 64 << 20;
+/// `lsm-tree` 3.1.10 writes the number of runs of a level as one byte: at 256 its manifest forgets tables, and the next
+/// open deletes them. Long before that a flush has to compact first.
+const MAX_L0_RUNS: usize = 128;
+/// Room that compaction leaves on the disk, for flushes and the log.
+const ROOM_LEFT_BYTES: u64 = 16 << 20;
+
+#[derive(Default)]
+pub struct Trouble {
+    full: bool,
+    failed: Option<String>,
+    /// Of flush or compaction.
+    last_failure: Option<Instant>,
+}
+
+impl Partition {
+    pub fn queued(&self, work: Work) -> &AtomicBool {
+        match work {
+            Work::Flush => &self.flush_queued,
+            Work::Compact => &self.compact_queued,
+        }
+    }
+
+    /// Once a second.
+    pub fn tick(self: &Arc<Self>) {
+        let old = lock(&self.writer).since.is_some_and(|since| since.elapsed() >= self.max_memtable_age);
+        if old {
+            self.seal();
+        }
+        if lock(&self.health).last_failure.is_some_and(|at| at.elapsed() >= RETRY_AFTER) {
+            self.shared.queue(Work::Flush, self);
+            self.shared.queue(Work::Compact, self);
+        }
+    }
+
+    pub fn run_flush(self: &Arc<Self>) {
+        // What waits for the log is queued again by the log.
+        match self.flush_sealed() {
+            Ok(())
+            | Err(EngineError::LogNotDurable { .. } | EngineError::Failed(_) | EngineError::ShutDown) => {}
+            Err(e) => self.work_failed("flush", &e),
+        }
+    }
+
+    pub fn run_compaction(self: &Arc<Self>) {
+        match self.compact_some() {
+            Ok(true) => self.shared.queue(Work::Compact, self),
+            Ok(false) | Err(EngineError::Failed(_) | EngineError::ShutDown) => {}
+            Err(e) => self.work_failed("compaction", &e),
+        }
+    }
+
+    /// Writes all sealed memtables, oldest first, as far as the log is durable.
+    pub fn flush_sealed(self: &Arc<Self>) -> Result<(), EngineError> {
+        let _flushing = lock(&self.flushing);
+        self.clear_left_overs()?;
+        while let Some(oldest) = self.state().sealed.first().cloned() {
+            self.usable()?;
+            let durable = Decree(self.log_durable.load(Ordering::Acquire));
+            if oldest.decree > durable {
+                return Err(EngineError::LogNotDurable { wanted: oldest.decree, durable });
+            }
+            while self.l0_runs() >= MAX_L0_RUNS {
+                if !self.compact_some()? && self.l0_runs() >= MAX_L0_RUNS {
+                    return Err(EngineError::Failed(
+                        "compaction does not reduce the number of tables".to_owned(),
+                    ));
+                }
+            }
+            self.write_tables(&oldest)
+                .and_then(|()| self.publish(Some(&oldest)))
+                .inspect_err(|e| self.note(e))?;
+            let bytes = oldest.rows.bytes();
+            self.shared.shrunk(bytes);
+            self.shared.counters.flushes.fetch_add(1, Ordering::Relaxed);
+            self.shared.counters.flushed_bytes.fetch_add(bytes, Ordering::Relaxed);
+            self.durable.fetch_max(oldest.decree.0, Ordering::AcqRel);
+            self.recovered();
+            self.shared.queue(Work::Compact, self);
+        }
+        Ok(())
+    }
+
+    /// Rows and decree become visible on disk in one step, with everything synced before.
+    fn write_tables(&self, sealed: &Sealed) -> Result<(), EngineError> {
+        let rows = sealed.rows.range(Bound::Unbounded, Bound::Unbounded, false, Decree(i64::MAX));
+        let decree = Bytes::copy_from_slice(&encode_decree(sealed.decree, sealed.newest_timestamp_us));
+        let rows = rows.chain([(Bytes::from_static(&DECREE_KEY), Some(decree))]);
+        guarded("flush", || {
+            let seqno = self.seqno.next();
+            let items = rows.map(|(key, change)| {
+                if self.is_closed() {
+                    return Err(ttl::stopped());
+                }
+                Ok(match change {
+                    Some(value) => InternalValue::from_components(key, value, seqno, ValueType::Value),
+                    None => InternalValue::new_tombstone(key, seqno),
+                })
+            });
+            match self.tree.flush_to_tables(items)? {
+                Some((tables, _)) => self.tree.register_tables(&tables, None, None, &[], NO_SNAPSHOTS),
+                None => Ok(()),
+            }
+        })
+    }
+
+    /// Runs what compaction is due; true when there may be more.
+    fn compact_some(&self) -> Result<bool, EngineError> {
+        let _compacting = lock(&self.compacting);
+        for _ in 0..COMPACTIONS_IN_A_ROW {
+            self.usable()?;
+            if let Err(e) = self.check_room(self.state().tables.due_bytes) {
+                lock(&self.health).last_failure = Some(Instant::now());
+                return if self.l0_runs() < MAX_L0_RUNS { Ok(false) } else { Err(e) };
+            }
+            let strategy = Arc::new(Leveled::default());
+            let changed = guarded("compaction", || {
+                let before = self.tree.current_version().id();
+                self.tree.compact(strategy, NO_SNAPSHOTS)?;
+                Ok(self.tree.current_version().id() != before)
+            });
+            let changed = changed.inspect_err(|e| self.note(e))?;
+            if self.state().sealed.is_empty() {
+                self.recovered();
+            }
+            if !changed {
+                return Ok(false);
+            }
+            self.shared.counters.compactions.fetch_add(1, Ordering::Relaxed);
+            self.publish(None)?;
+        }
+        Ok(true)
+    }
+
+    /// A compaction writes its output before its input goes. It must not be what fills the disk.
+    fn check_room(&self, bytes: u64) -> Result<(), EngineError> {
+        let stat = rustix::fs::statvfs(&self.dir)
+            .map_err(|e| EngineError::io("look at the disk's free space", e.into()))?;
+        if stat.f_bavail.saturating_mul(stat.f_frsize) >= bytes + ROOM_LEFT_BYTES {
+            return Ok(());
+        }
+        Err(EngineError::io("compaction", io::ErrorKind::StorageFull.into()))
+    }
+
+    pub fn compact_all(self: &Arc<Self>) -> Result<(), EngineError> {
+        self.seal();
+        self.flush_sealed()?;
+        let _compacting = lock(&self.compacting);
+        self.usable()?;
+        if self.state().tables.is_empty() {
+            return Ok(());
+        }
+        self.check_room(self.state().tables.bytes())?;
+        guarded("compaction", || self.tree.major_compact(TABLE_BYTES, NO_SNAPSHOTS))
+            .inspect_err(|e| self.note(e))?;
+        self.shared.counters.compactions.fetch_add(1, Ordering::Relaxed);
+        self.publish(None)
+    }
+
+    /// Shows readers the tree's newest version, without a memtable that it now contains.
+    fn publish(&self, flushed: Option<&Sealed>) -> Result<(), EngineError> {
+        // Flush and compaction publish beside one another: list and replace in one step, so that an older list never
+        // replaces a newer one.
+        let mut published = lock(&self.published);
+        let tables = Arc::new(Tables::of(&self.tree)?);
+        published.extend(tables.iter().map(|table| table.id()));
+        self.replace_state(|state| State {
+            active: Arc::clone(&state.active),
+            sealed: state
+                .sealed
+                .iter()
+                .filter(|sealed| flushed.is_none_or(|flushed| !Arc::ptr_eq(&sealed.rows, &flushed.rows)))
+                .cloned()
+                .collect(),
+            tables,
+        });
+        Ok(())
+    }
+
+    /// After a failure: removes the files that it left, which may be what fills the disk.
+    fn clear_left_overs(&self) -> Result<(), EngineError> {
+        if self.is_closed() || lock(&self.health).last_failure.is_none() {
+            return Ok(());
+        }
+        let _compacting = lock(&self.compacting);
+        let published = lock(&self.published);
+        manifest::remove_all_but(&self.dir, |id| published.contains(&id))
+    }
+
+    pub fn health(&self) -> Health {
+        let trouble = lock(&self.health);
+        match (&trouble.failed, trouble.full) {
+            (Some(why), _) => Health::Failed(why.clone()),
+            (None, true) => Health::Full,
+            (None, false) => Health::Ok,
+        }
+    }
+
+    pub fn fail(&self, why: String) {
+        if !self.is_closed() {
+            let mut trouble = lock(&self.health);
+            if trouble.failed.is_none() {
+                tracing::error!(partition = %self.dir.display(), why, "the engine of a partition has failed");
+                trouble.failed = Some(why);
+            }
+        }
+    }
+
+    fn usable(&self) -> Result<(), EngineError> {
+        if self.is_closed() {
+            return Err(EngineError::ShutDown);
+        }
+        match &lock(&self.health).failed {
+            Some(why) => Err(EngineError::Failed(why.clone())),
+            None => Ok(()),
+        }
+    }
+
+    /// What an error of background work means for the partition.
+    fn note(&self, error: &EngineError) {
+        if self.is_closed() {
+            return;
+        }
+        self.shared.counters.failures.fetch_add(1, Ordering::Relaxed);
+        let mut trouble = lock(&self.health);
+        trouble.last_failure = Some(Instant::now());
+        trouble.full |= error.is_full();
+        drop(trouble);
+        if !error.is_full() && !is_transient(error) {
+            self.fail(error.to_string());
+        }
+    }
+
+    fn recovered(&self) {
+        let mut trouble = lock(&self.health);
+        (trouble.full, trouble.last_failure) = (false, None);
+    }
+
+    fn work_failed(&self, what: &str, error: &EngineError) {
+        if !self.is_closed() {
+            tracing::warn!(partition = %self.dir.display(), %error, "{what} failed");
+        }
+    }
+
+    pub fn is_closed(&self) -> bool {
+        self.purge.closed.load(Ordering::Acquire)
+    }
+
+    /// Ends background work and waits for it, so that nothing touches the directory any more.
+    pub fn close(&self) {
+        self.purge.closed.store(true, Ordering::Release);
+        let _flushing = lock(&self.flushing);
+        let _compacting = lock(&self.compacting);
+        let state = self.state();
+        let bytes = state.active.bytes() + state.sealed.iter().map(|sealed| sealed.rows.bytes()).sum::<u64>();
+        self.shared.shrunk(bytes);
+        // The shared table of open files would keep the space of removed files.
+        for table in state.tables.iter() {
+            self.shared.open_files.remove_for_table(&(self.tree.id(), table.id()).into());
+        }
+    }
+}
+
+/// Out of something that comes back.
+fn is_transient(error: &EngineError) -> bool {
+    let EngineError::Io { source, .. } = error else { return false };
+    const EMFILE: i32 = 24;
+    const ENFILE: i32 = 23;
+    matches!(source.kind(), io::ErrorKind::OutOfMemory | io::ErrorKind::Interrupted)
+        || matches!(source.raw_os_error(), Some(EMFILE | ENFILE))
+}
