@@ -106,7 +106,7 @@ impl DataDirs {
             }
         }
         let dirs = Self { dirs };
-        dirs.mark(node)?;
+        dirs.mark(node);
         if dirs.usable().next().is_none() {
             return Err(DataDirError::NoneUsable);
         }
@@ -114,7 +114,7 @@ impl DataDirs {
     }
 
     /// Gives new directories their marker, and tells every marker of all the others.
-    fn mark(&self, node: &Node) -> Result<(), DataDirError> {
+    fn mark(&self, node: &Node) {
         let known: BTreeSet<PathBuf> = self
             .dirs
             .iter()
@@ -127,24 +127,18 @@ impl DataDirs {
                 dir.mark_broken("its marker is missing although it had one: the disk is not mounted");
             }
         }
-        let all: BTreeSet<PathBuf> = self.dirs.iter().map(|dir| dir.spec.path.clone()).collect();
-        for dir in self.usable() {
-            let mut marker = dir.lock_marker();
-            let mut next = match &*marker {
-                Some(marker) => marker.clone(),
-                None => Marker::new(node.clone(), cluster_id.clone()),
-            };
-            next.siblings.extend(all.iter().filter(|path| **path != dir.spec.path).cloned());
-            next.boot_id = marker::boot_id();
-            match next.save(&dir.spec.path) {
-                Ok(()) => *marker = Some(next),
-                Err(e) => {
-                    drop(marker);
-                    dir.mark_broken(&e.to_string());
-                }
-            }
+        // A marker that names another directory promises one there: so all get theirs first, whatever crashes.
+        for dir in self.usable().filter(|dir| dir.lock_marker().is_none()) {
+            dir.save_marker(Marker::new(node.clone(), cluster_id.clone()));
         }
-        Ok(())
+        let marked = self.dirs.iter().filter(|dir| dir.lock_marker().is_some());
+        let marked: BTreeSet<PathBuf> = marked.map(|dir| dir.spec.path.clone()).collect();
+        for dir in self.usable() {
+            let Some(mut next) = dir.lock_marker().clone() else { continue };
+            next.siblings.extend(marked.iter().filter(|path| **path != dir.spec.path).cloned());
+            next.boot_id = marker::boot_id();
+            dir.save_marker(next);
+        }
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &DataDir> {
@@ -329,6 +323,14 @@ impl DataDir {
 
     fn name(&self) -> String {
         self.spec.path.display().to_string()
+    }
+
+    /// A disk on which that fails is broken.
+    fn save_marker(&self, next: Marker) {
+        match next.save(&self.spec.path) {
+            Ok(()) => *self.lock_marker() = Some(next),
+            Err(e) => self.mark_broken(&e.to_string()),
+        }
     }
 
     fn lock_marker(&self) -> MutexGuard<'_, Option<Marker>> {

@@ -76,6 +76,17 @@ fn a_missing_marker_is_a_broken_disk() {
 }
 
 #[test]
+fn a_first_start_may_be_interrupted() {
+    let root = tempfile::tempdir().unwrap();
+    let specs = [spec(root.path(), "a"), spec(root.path(), "b")];
+    // Only the first one has its marker yet.
+    fs::create_dir(&specs[0].path).unwrap();
+    Marker::new(node(), None).save(&specs[0].path).unwrap();
+    let dirs = open(&specs).unwrap();
+    assert_eq!(dirs.usable().count(), 2);
+}
+
+#[test]
 fn a_new_disk_joins_the_others() {
     let root = tempfile::tempdir().unwrap();
     let specs = [spec(root.path(), "a"), spec(root.path(), "b")];
