@@ -137,7 +137,10 @@ impl Disk {
                     location,
                 }));
             }
-            Err(LogError::DiskFull | LogError::Hole { .. }) => {
+            Err(error @ (LogError::DiskFull | LogError::Hole { .. })) => {
+                if self.refused.is_empty() {
+                    tracing::warn!(disk = self.tag, %error, "the log refused records, they wait");
+                }
                 self.full = true;
                 self.refused.extend(records);
             }

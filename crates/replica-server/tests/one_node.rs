@@ -1,5 +1,7 @@
 //! A table with one replica: every operation through the wire, and what is refused.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 mod support;
 
 use std::time::Duration;
@@ -10,7 +12,6 @@ use pegasus_rpc::wire::meta::RemoteCommand;
 use pegasus_rpc::wire::request::{Request, Response};
 use pegasus_types::data::*;
 use support::*;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const SETTINGS: &str = "mutation_2pc_min_replica_count = 1\n";
 
@@ -27,7 +28,7 @@ fn operations_and_refusals() {
         let meta = FakeMeta::start().await;
         let dir = tempfile::tempdir().unwrap();
         let node = TestNode::start(&meta.node, dir.path().join("a"), SETTINGS);
-        meta.create_table(2, &[node.node.clone()], &[]).await;
+        meta.create_table(2, std::slice::from_ref(&node.node), &[]).await;
         let client = Client::new(&meta, 2);
 
         assert_eq!(client.get("h", "s").await, None);
@@ -117,6 +118,10 @@ fn operations_and_refusals() {
         elsewhere.app_id = APP + 1;
         let answer = connection.call(elsewhere, &put("h", "s", "v"), WITHIN).await;
         assert!(refusal(answer).contains("ERR_OBJECT_NOT_FOUND"));
+        let mut nowhere = client.head(0);
+        nowhere.app_id = 0;
+        let answer = connection.call(nowhere, &put("h", "s", "v"), WITHIN).await;
+        assert!(refusal(answer).contains("ERR_HANDLER_NOT_FOUND"));
         let large = "x".repeat(1 << 20);
         let answer = connection.call(client.head(client.index_of("h")), &put("h", "s", &large), WITHIN).await;
         assert!(refusal(answer).contains("ERR_INVALID_DATA"));
@@ -146,7 +151,7 @@ fn what_was_acknowledged_survives() {
         let meta = FakeMeta::start().await;
         let dir = tempfile::tempdir().unwrap();
         let mut node = TestNode::start(&meta.node, dir.path().join("a"), SETTINGS);
-        meta.create_table(4, &[node.node.clone()], &[]).await;
+        meta.create_table(4, std::slice::from_ref(&node.node), &[]).await;
         let client = Client::new(&meta, 4);
         for round in 0..3 {
             for i in 0..40 {
@@ -174,20 +179,11 @@ fn expiry_follows_the_table() {
         let meta = FakeMeta::start().await;
         let dir = tempfile::tempdir().unwrap();
         let node = TestNode::start(&meta.node, dir.path().join("a"), SETTINGS);
-        meta.create_table(1, &[node.node.clone()], &[("default_ttl", "1")]).await;
+        meta.create_table(1, std::slice::from_ref(&node.node), &[("default_ttl", "1")]).await;
         let client = Client::new(&meta, 1);
         client.put("h", "s", "v").await;
         assert_eq!(client.get("h", "s").await.as_deref(), Some("v"));
         tokio::time::sleep(Duration::from_millis(2100)).await;
         assert_eq!(client.get("h", "s").await, None);
     });
-}
-
-async fn http_get(node: &TestNode, path: &str) -> String {
-    let mut stream = tokio::net::TcpStream::connect(node.address()).await.unwrap();
-    let request = format!("GET {path} HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await.unwrap();
-    let mut text = String::new();
-    stream.read_to_string(&mut text).await.unwrap();
-    text
 }

@@ -1,42 +1,22 @@
 //! A replicated table: fail-over, return, and what was acknowledged.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 mod support;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use pegasus_replica_server as _;
 use pegasus_rpc::wire::frame::RequestHead;
 use pegasus_rpc::wire::request::{Request, Response};
 use pegasus_types::data::*;
 use support::*;
 
-const PARTITIONS: i32 = 4;
-
-struct Cluster {
-    meta: FakeMeta,
-    nodes: Vec<TestNode>,
-    _dir: tempfile::TempDir,
-}
-
-async fn cluster(settings: &str) -> Cluster {
-    logs();
-    let meta = FakeMeta::start().await;
-    let dir = tempfile::tempdir().unwrap();
-    let nodes: Vec<_> = ["a", "b", "c"]
-        .into_iter()
-        .map(|name| TestNode::start(&meta.node, dir.path().join(name), settings))
-        .collect();
-    let members: Vec<_> = nodes.iter().map(|n| n.node.clone()).collect();
-    meta.create_table(PARTITIONS, &members, &[]).await;
-    Cluster { meta, nodes, _dir: dir }
-}
-
 #[test]
 fn members_have_what_the_primary_has() {
     run(async || {
-        let Cluster { meta, nodes, _dir } = cluster("").await;
+        let Cluster { meta, nodes, dir: _dir } = cluster("").await;
         let client = Client::new(&meta, PARTITIONS);
         for i in 0..50 {
             client.put(&format!("k{i}"), "s", &i.to_string()).await;
@@ -63,7 +43,7 @@ fn members_have_what_the_primary_has() {
 
 /// Increments go on under `writers` while `disturb` runs; afterwards every acknowledged one is there.
 async fn counted_under(cluster: Cluster, disturb: impl AsyncFnOnce(&FakeMeta, &mut Vec<TestNode>)) {
-    let Cluster { meta, mut nodes, _dir } = cluster;
+    let Cluster { meta, mut nodes, dir: _dir } = cluster;
     let meta = Rc::new(meta);
     let stop = Rc::new(Cell::new(false));
     let acked: Rc<RefCell<Vec<Vec<i64>>>> = Rc::new(RefCell::new(vec![Vec::new(); 8]));
@@ -91,7 +71,7 @@ async fn counted_under(cluster: Cluster, disturb: impl AsyncFnOnce(&FakeMeta, &m
         writer.await.unwrap();
     }
     let client = Client::new(&meta, PARTITIONS);
-    let acked = acked.borrow();
+    let acked = acked.take();
     let mut total = 0;
     for (id, acked) in acked.iter().enumerate() {
         for n in acked {
@@ -151,9 +131,4 @@ fn everything_killed_at_once_loses_nothing() {
             .await;
         });
     }
-}
-
-fn logs() {
-    let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| "off".to_owned());
-    let _ = tracing_subscriber::fmt().with_env_filter(filter + ",tarpc=off").with_test_writer().try_init();
 }

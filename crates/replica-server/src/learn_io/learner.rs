@@ -94,6 +94,7 @@ pub fn fetch(
         tokio::task::spawn_local(async move {
             let request = LogRequest { gpid, signature, from: after.next(), max_bytes: CHUNK_BYTES };
             let answer = client.learn_log(CALL_WITHIN, request).await;
+            tracing::debug!(%gpid, %after, fetched = ?answer.as_ref().map(|a| a.as_ref().map(|c| (c.mutations.len(), c.committed))), "log");
             let fetched = match answer {
                 Ok(Ok(chunk)) => Ok(Event::Fetched {
                     gpid,
@@ -138,6 +139,7 @@ async fn copy(shell: &Rc<Shell>, client: ReplicaClient, request: LearnOpen) -> R
             answer => break answer?,
         }
     };
+    tracing::debug!(%gpid, ?plan, "learning");
     let (session, decree) = match plan {
         LearnPlan::Log => return Ok(request.committed),
         LearnPlan::Rows { session, decree } => (session, decree),

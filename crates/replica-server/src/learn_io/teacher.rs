@@ -15,6 +15,9 @@ use crate::node::{NodeState, Shell};
 
 /// A learner that is further behind copies rows: replaying so many mutations would take longer.
 const MAX_LOG_DISTANCE: i64 = 200_000;
+/// A learner that has nothing copies rows when there are more mutations than this: the log tells of rows that
+/// were overwritten since, too.
+const MAX_LOG_FROM_NOTHING: i64 = 100;
 /// Largest answer; what the learner asks for is cut to it.
 const MAX_CHUNK_BYTES: usize = 4 << 20;
 
@@ -32,8 +35,7 @@ pub fn open(shell: &Rc<Shell>, request: &LearnOpen) -> Result<LearnPlan, LearnRe
         let copy_id = replica.copy_id;
         let next = committed.next();
         let is_near = committed <= commit_point && commit_point.0 - committed.0 <= MAX_LOG_DISTANCE;
-        // A learner without anything learns rows, unless there is hardly anything.
-        let worth = committed > Decree::ZERO || commit_point.0 < 1000;
+        let worth = committed > Decree::ZERO || commit_point.0 <= MAX_LOG_FROM_NOTHING;
         let reaches = commit_point == committed || log.held(gpid, copy_id).is_some_and(|(lo, _)| lo <= next);
         if is_near
             && worth

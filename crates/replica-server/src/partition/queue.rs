@@ -42,14 +42,14 @@ impl<R> Default for WriteQueue<R> {
 }
 
 impl<R> WriteQueue<R> {
-    /// Gives the request back when the queue is full.
-    pub fn push(&mut self, queued: Queued<R>) -> Result<(), Queued<R>> {
-        if self.waiting.len() >= MAX_REQUESTS || self.bytes + queued.bytes > MAX_BYTES {
-            return Err(queued);
-        }
+    /// Whether one more write of so many bytes may wait. To be asked before [`Self::push`].
+    pub fn has_room(&self, bytes: usize) -> bool {
+        self.waiting.len() < MAX_REQUESTS && self.bytes + bytes <= MAX_BYTES
+    }
+
+    pub fn push(&mut self, queued: Queued<R>) {
         self.bytes += queued.bytes;
         self.waiting.push_back(queued);
-        Ok(())
     }
 
     /// The next write whose client still waits.
@@ -120,7 +120,7 @@ mod tests {
     fn keeps_order_and_drops_the_abandoned() {
         let mut queue = WriteQueue::default();
         for (id, deadline) in [(1, 100), (2, 10), (3, 100)] {
-            queue.push(queued(id, 0, deadline, 1)).unwrap();
+            queue.push(queued(id, 0, deadline, 1));
         }
         let left: Vec<_> = std::iter::from_fn(|| queue.pop(Millis(50))).map(|q| q.reply).collect();
         assert_eq!(left, [1, 3]);
@@ -130,21 +130,22 @@ mod tests {
     #[test]
     fn full_is_refused_by_count_and_by_bytes() {
         let mut queue = WriteQueue::default();
-        queue.push(queued(1, 0, 9, MAX_BYTES)).unwrap();
-        assert_eq!(queue.push(queued(2, 0, 9, 1)).unwrap_err().reply, 2);
+        queue.push(queued(1, 0, 9, MAX_BYTES));
+        assert!(!queue.has_room(1));
         queue.pop(Millis(0)).unwrap();
         for id in 0..MAX_REQUESTS {
-            queue.push(queued(id as u32, 0, 9, 1)).unwrap();
+            assert!(queue.has_room(1));
+            queue.push(queued(id as u32, 0, 9, 1));
         }
-        assert!(queue.push(queued(0, 0, 9, 1)).is_err());
+        assert!(!queue.has_room(1));
     }
 
     #[test]
     fn overdue_writes_come_out_once() {
         let mut queue = WriteQueue::default();
-        queue.push(queued(1, 0, 9_000, 1)).unwrap();
-        queue.push(queued(2, 0, 900, 1)).unwrap();
-        queue.push(queued(3, 800, 9_000, 1)).unwrap();
+        queue.push(queued(1, 0, 9_000, 1));
+        queue.push(queued(2, 0, 900, 1));
+        queue.push(queued(3, 800, 9_000, 1));
         assert!(queue.take_overdue(Millis(BUSY_AFTER_MS)).is_empty());
         let overdue: Vec<_> = queue.take_overdue(Millis(BUSY_AFTER_MS + 1)).iter().map(|q| q.reply).collect();
         assert_eq!(overdue, [1], "the second one's client has gone");

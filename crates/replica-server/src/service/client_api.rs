@@ -26,7 +26,7 @@ impl ClientService for ClientApi {
         match request {
             Request::Read(request) => match head.gpid() {
                 Some(gpid) => read(shell, gpid, head, request, reply),
-                None => reply.error(ErrorCode::ObjectNotFound),
+                None => reply.error(ErrorCode::HandlerNotFound),
             },
             Request::Write(request) => match head.gpid() {
                 Some(gpid) => {
@@ -36,7 +36,7 @@ impl ClientService for ClientApi {
                         shell.wake.notify_one();
                     }
                 }
-                None => reply.error(ErrorCode::ObjectNotFound),
+                None => reply.error(ErrorCode::HandlerNotFound),
             },
             Request::RemoteCommand(command) => {
                 reply.text(remote_command::run(shell, &command.cmd, &command.arguments));
@@ -96,18 +96,18 @@ impl NodeState {
             0 => DEFAULT_TIMEOUT_MS,
             ms => ms,
         };
-        let queued = Queued {
+        if !replica.queue.has_room(frame_bytes) {
+            self.refuse(gpid, op, reply, ErrorCode::CapacityExceeded);
+            return false;
+        }
+        replica.queue.push(Queued {
             request,
             bytes: frame_bytes,
             arrived: now,
             arrived_us: clock::mono_us(),
             deadline: now + timeout,
             reply,
-        };
-        if let Err(queued) = replica.queue.push(queued) {
-            self.refuse(gpid, op, queued.reply, ErrorCode::CapacityExceeded);
-            return false;
-        }
+        });
         replica.counts.write_bytes += frame_bytes as u64;
         self.metrics.table(gpid.app_id).op(op).bytes += frame_bytes as u64;
         if !std::mem::replace(&mut replica.listed, true) {

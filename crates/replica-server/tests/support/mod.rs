@@ -1,5 +1,7 @@
 //! Real replica-servers, each on a thread of its own, round a meta-server that only keeps configurations.
 
+#![allow(dead_code, reason = "each test uses its part")]
+
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener as StdListener};
@@ -22,6 +24,7 @@ use pegasus_types::data::*;
 use pegasus_types::meta::*;
 use pegasus_types::{AppInfo, AppStatus, Ballot, ChangeKind, ErrorCode, Gpid, Node, PartitionConfig, hash};
 use tarpc::context::Context;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_util::sync::CancellationToken;
 
 pub const APP: i32 = 2;
@@ -44,8 +47,7 @@ struct MetaState {
     app: Option<AppInfo>,
     configs: BTreeMap<Gpid, PartitionConfig>,
     reports: BTreeMap<Node, ConfigSync>,
-    changes: Vec<ChangeRequest>,
-    silent: bool,
+    garbage: Vec<Gpid>,
 }
 
 #[derive(Clone)]
@@ -53,8 +55,7 @@ struct MetaApi(Rc<RefCell<MetaState>>);
 
 impl MetaPeer for MetaApi {
     async fn beacon(self, _: Context, _: Beacon) -> BeaconAck {
-        let accepted = !self.0.borrow().silent;
-        BeaconAck { accepted, leader: None, wants_report: false, cluster_id: "test-cluster".into() }
+        BeaconAck { accepted: true, leader: None, wants_report: false, cluster_id: "test-cluster".into() }
     }
 
     async fn config_sync(self, _: Context, report: ConfigSync) -> ConfigSyncAck {
@@ -67,7 +68,8 @@ impl MetaPeer for MetaApi {
             let mine = state.configs.values().filter(|c| c.is_member(&node)).cloned().collect::<Vec<_>>();
             mine.into_iter().map(move |config| (app.clone(), config))
         });
-        ConfigSyncAck { err: ErrorCode::Ok, leader: None, configs: configs.collect(), garbage: Vec::new() }
+        let garbage = state.garbage.clone();
+        ConfigSyncAck { err: ErrorCode::Ok, leader: None, configs: configs.collect(), garbage }
     }
 
     async fn change(self, _: Context, request: ChangeRequest) -> ChangeReply {
@@ -109,7 +111,6 @@ impl MetaState {
     }
 
     fn change(&mut self, request: ChangeRequest) -> ChangeReply {
-        self.changes.push(request.clone());
         let Some(config) = self.configs.get_mut(&request.gpid) else {
             return ChangeReply::Rejected { current: None, why: "unknown".into() };
         };
@@ -170,7 +171,8 @@ impl FakeMeta {
 
     /// Creates table [`APP`] and waits until every replica is there.
     pub async fn create_table(&self, partitions: i32, members: &[Node], envs: &[(&str, &str)]) {
-        let max_replica_count = i32::try_from(members.len()).unwrap();
+        // Room for one more than there are.
+        let max_replica_count = i32::try_from(members.len()).unwrap() + 1;
         let app = AppInfo {
             app_id: APP,
             name: "temp".into(),
@@ -220,6 +222,25 @@ impl FakeMeta {
         self.state.borrow().configs[&Gpid::new(APP, index)].clone()
     }
 
+    /// Drops the table: nobody is a member any more, and replicas are garbage.
+    pub async fn drop_table(&self, nodes: &[Node]) {
+        let all: Vec<_> = {
+            let mut state = self.state.borrow_mut();
+            let app = state.app.clone().unwrap();
+            for config in state.configs.values_mut() {
+                config.ballot = config.ballot.next();
+                config.primary = None;
+                config.secondaries.clear();
+                config.partition_flags = 1;
+            }
+            state.garbage = state.configs.keys().copied().collect();
+            state.configs.values().map(|c| (app.clone(), c.clone())).collect()
+        };
+        for node in nodes {
+            self.pool.replica(node).adopt(WITHIN, all.clone()).await.unwrap();
+        }
+    }
+
     /// Lets every primary teach `node`, and waits until it is a member everywhere.
     pub async fn add_everywhere(&self, node: &Node) {
         let begun = Instant::now();
@@ -242,6 +263,35 @@ impl FakeMeta {
             tokio::time::sleep(Duration::from_millis(300)).await;
         }
     }
+}
+
+/// Partitions of the table of a [`Cluster`].
+pub const PARTITIONS: i32 = 4;
+
+/// Three nodes that hold a table.
+pub struct Cluster {
+    pub meta: FakeMeta,
+    pub nodes: Vec<TestNode>,
+    pub dir: tempfile::TempDir,
+}
+
+pub async fn cluster(settings: &str) -> Cluster {
+    logs();
+    let meta = FakeMeta::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let nodes: Vec<_> = ["a", "b", "c"]
+        .into_iter()
+        .map(|name| TestNode::start(&meta.node, dir.path().join(name), settings))
+        .collect();
+    let members: Vec<_> = nodes.iter().map(|n| n.node.clone()).collect();
+    meta.create_table(PARTITIONS, &members, &[]).await;
+    Cluster { meta, nodes, dir }
+}
+
+/// Asked for by `RUST_LOG`.
+fn logs() {
+    let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| "off".to_owned());
+    let _ = tracing_subscriber::fmt().with_env_filter(filter + ",tarpc=off").with_test_writer().try_init();
 }
 
 /// One replica-server on its own thread.
@@ -420,6 +470,22 @@ pub fn put(hash_key: &str, sort_key: &str, value: &str) -> Request {
         value: Bytes::copy_from_slice(value.as_bytes()),
         expire_ts_seconds: 0,
     }))
+}
+
+pub async fn http_get(node: &TestNode, path: &str) -> String {
+    let mut stream = tokio::net::TcpStream::connect(node.address()).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.unwrap();
+    text
+}
+
+/// The value of a metric without labels of its own.
+pub async fn metric(node: &TestNode, name: &str) -> f64 {
+    let text = http_get(node, "/metrics").await;
+    let line = text.lines().find(|line| line.starts_with(name)).expect("the metric is there");
+    line.rsplit(' ').next().unwrap().parse().unwrap()
 }
 
 /// Runs a test in a LocalSet, with logs when asked for by `RUST_LOG`.

@@ -1,0 +1,136 @@
+//! Copies for new nodes, damaged replicas, dropped tables.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod support;
+
+use std::path::Path;
+
+use pegasus_rpc::wire::frame::RequestHead;
+use pegasus_rpc::wire::request::{Request, Response};
+use pegasus_types::Node;
+use pegasus_types::data::*;
+use support::*;
+
+/// Rows of all partitions as `node` has them.
+async fn rows_on(client: &Client<'_>, node: &Node) -> usize {
+    let connection = client.connection(node).await.unwrap();
+    let mut rows = 0;
+    for index in 0..PARTITIONS {
+        let head = RequestHead { is_backup: true, ..client.head(index) };
+        let scan = GetScannerRequest {
+            start_key: bytes::Bytes::from_static(b"\0\0"),
+            stop_key: bytes::Bytes::from_static(b"\xff\xff"),
+            start_inclusive: true,
+            only_return_count: Some(true),
+            ..Default::default()
+        };
+        let mut request = Request::Read(ReadRequest::GetScanner(scan));
+        loop {
+            let Response::Read(ReadResponseBody::Scan(page)) =
+                connection.call(head, &request, WITHIN).await.unwrap()
+            else {
+                panic!()
+            };
+            assert_eq!(page.error, 0);
+            rows += usize::try_from(page.kv_count.unwrap()).unwrap();
+            if page.context_id == SCAN_COMPLETED {
+                break;
+            }
+            request = Request::Read(ReadRequest::Scan(ScanRequest { context_id: page.context_id }));
+        }
+    }
+    rows
+}
+
+async fn fill(client: &Client<'_>, rows: usize) {
+    // Few at a time, so that they are many mutations.
+    for chunk in 0..rows / 10 {
+        let puts = (0..10).map(|i| {
+            let hash_key = format!("k{}", chunk * 10 + i);
+            async move { client.put(&hash_key, "s", &"v".repeat(200)).await }
+        });
+        futures::future::join_all(puts).await;
+    }
+}
+
+fn names(dir: &Path) -> Vec<String> {
+    let reps = std::fs::read_dir(dir.join("replica/reps")).unwrap();
+    reps.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+#[test]
+fn a_new_node_is_taught_rows_and_log() {
+    run(async || {
+        let Cluster { meta, mut nodes, dir } = cluster("").await;
+        let client = Client::new(&meta, PARTITIONS);
+        // More than a learner with nothing is taught from the log.
+        fill(&client, 2_000).await;
+        let fourth = TestNode::start(&meta.node, dir.path().join("d"), "");
+        let writing = async {
+            for i in 0..300 {
+                client.put(&format!("late{i}"), "s", "v").await;
+            }
+        };
+        tokio::join!(writing, meta.add_everywhere(&fourth.node));
+        // The commit point follows.
+        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+        assert_eq!(rows_on(&client, &fourth.node).await, 2_300);
+        let copied = metric(&fourth, "pegasus_replica_learned_total").await;
+        assert_eq!(copied, f64::from(PARTITIONS), "by rows, once each");
+        // It stands on its own after a restart of everything.
+        nodes.iter_mut().for_each(TestNode::kill);
+        let mut fourth = fourth;
+        fourth.restart();
+        nodes.iter_mut().for_each(TestNode::restart);
+        client.put("after", "s", "v").await;
+        for i in [0, 1_234, 1_999] {
+            assert_eq!(client.get(&format!("k{i}"), "s").await.map(|v| v.len()), Some(200));
+        }
+    });
+}
+
+#[test]
+fn a_damaged_replica_is_put_aside_and_learned_again() {
+    run(async || {
+        let Cluster { meta, mut nodes, dir } = cluster("").await;
+        let client = Client::new(&meta, PARTITIONS);
+        fill(&client, 300).await;
+        nodes[1].kill();
+        let broken = dir.path().join("b/replica/reps/2.0.pegasus/.replica-meta");
+        let mut bytes = std::fs::read(&broken).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 0xff;
+        std::fs::write(&broken, bytes).unwrap();
+        nodes[1].restart();
+        let back = nodes[1].node.clone();
+        meta.until("the damaged replica has left", || !meta.config(0).is_member(&back)).await;
+        meta.add_everywhere(&back).await;
+        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+        assert_eq!(rows_on(&client, &back).await, 300);
+        let names = names(&dir.path().join("b"));
+        assert!(names.iter().any(|n| n.starts_with("2.0.pegasus.") && n.ends_with(".err")), "{names:?}");
+        assert!(names.iter().any(|n| n == "2.0.pegasus"), "{names:?}");
+    });
+}
+
+#[test]
+fn a_dropped_table_leaves_the_disks() {
+    run(async || {
+        let Cluster { meta, nodes, dir } = cluster("").await;
+        let client = Client::new(&meta, PARTITIONS);
+        fill(&client, 100).await;
+        let all: Vec<_> = nodes.iter().map(|n| n.node.clone()).collect();
+        let connection = client.connection(&all[0]).await.unwrap();
+        meta.drop_table(&all).await;
+        meta.until("all replicas are garbage", || {
+            ["a", "b", "c"].iter().all(|node| {
+                let names = names(&dir.path().join(node));
+                names.len() == PARTITIONS as usize && names.iter().all(|n| n.ends_with(".gar"))
+            })
+        })
+        .await;
+        let refused = connection.call(client.head(0), &put("h", "s", "v"), WITHIN).await.unwrap_err();
+        assert!(refused.to_string().contains("ERR_OBJECT_NOT_FOUND"), "{refused}");
+    });
+}
