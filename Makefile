@@ -26,7 +26,8 @@ help: ## This list
 build: export PEGASUS_GIT_COMMIT = $(shell git describe --always --dirty --exclude '*' 2>/dev/null)
 build: ## The release binaries; starts nothing
 	@.ci/tools cargo cc
-	$(CARGO) build --release --locked -p pegasus-server -p pegasus-shell -p pegasus-onebox
+	$(CARGO) build --release --locked -p pegasus-server -p pegasus-shell -p pegasus-onebox -p pegasus-bench \
+	  -p pegasus-client --bins --example quickstart
 
 # Builds everything before anything runs, also the servers that tests start as processes.
 test: ## All tests, also of clusters of real processes and with the Python client from PyPI
@@ -103,9 +104,8 @@ ROUNDS ?= 2
 REDIS ?= true
 port = 127.0.0.1:$(shell echo $$(($(1) + $(or $(PORT_BASE),0))))
 
-bench: ## Drives the running onebox, and a Redis of three beside it
-	@.ci/tools cargo cc $(if $(filter true,$(REDIS)),redis)
-	$(CARGO) build --release --locked -p pegasus-bench
+bench: build ## Drives the running onebox, and a Redis of three beside it
+	@.ci/tools $(if $(filter true,$(REDIS)),redis)
 	$(PROGRAMS)/pegasus_bench --meta $(call port,34601) --server collector=$(call port,34101) --json bench.json \
 	  --connections $(CONNECTIONS) --depth $(DEPTH) --reads $(READS) --value-bytes $(VALUE) --keys $(KEYS) \
 	  --distribution $(DIST) --seconds $(WINDOW) --rounds $(ROUNDS) --redis $(REDIS)

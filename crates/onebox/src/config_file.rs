@@ -31,6 +31,8 @@ pub fn text(plan: &Plan, members: &[Member], member: &Member, dir: &Path) -> Res
         ("meta_server.apps.temp", "max_replica_count", options.copies().to_string()),
         ("replication", "durability", options.durability.name().to_owned()),
         ("storage", "engine", options.engine.name().to_owned()),
+        // Who kills a server here looks at the metrics right after.
+        ("pegasus.collector", "app_stat_interval_seconds", "1".to_owned()),
     ];
     if options.copies() == 1 {
         values.push(("replication", "mutation_2pc_min_replica_count", "1".to_owned()));
