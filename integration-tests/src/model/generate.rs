@@ -232,10 +232,13 @@ impl Generator {
             }
             _ => {
                 let (check_type, check_operand) = self.check();
-                let len = self.rng.random_range(0..5);
+                let len = if self.rng.random_range(0..20) == 0 { 0 } else { self.rng.random_range(1..5) };
                 let mutate_list = (0..len)
                     .map(|_| Mutate {
-                        operation: *one(&mut self.rng, &[0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 2, -1]),
+                        operation: match self.rng.random_range(0..60) {
+                            0 => *one(&mut self.rng, &[-1, 2, 77]),
+                            n => n % 2,
+                        },
                         sort_key: self.sort_key(),
                         value: self.value(),
                         set_expire_ts_seconds: self.expire_ts(now),
@@ -350,7 +353,7 @@ impl Generator {
             (sort_key_filter_type, sort_key_filter_pattern),
         ) = filters;
         let sizes: &[i32] = match self.flavour {
-            Flavour::Odd => &[0, 1, 2, 5, 10, 100, 1000, 1001, -1, i32::MAX],
+            Flavour::Odd => &[0, 1, 1, 2, 2, 3, 5, 5, 10, 20, 100, 1000, 1001, -1, i32::MAX],
             Flavour::Many => &[0, 100, 127, 128, 129, 999, 1000, 1001, -1, i32::MAX],
         };
         let option = |rng: &mut StdRng| *one(rng, &[None, Some(false), Some(true)]);

@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
@@ -34,7 +34,8 @@ const SCANNERS_FOR: Duration = Duration::from_secs(100);
 /// Requests and answers that a difference is told with.
 const HISTORY: usize = 12;
 /// Of each of them, and of what was wanted.
-const TOLD_CHARS: usize = 3000;
+const TOLD_CHARS: usize = 1000;
+const LONGEST_RUN: usize = 20;
 /// Bursts between looks at the whole partition.
 const LOOK_EVERY: u64 = 200;
 /// Length of the v0 header, which counts for no write.
@@ -47,6 +48,8 @@ pub struct Shared {
     pub done: AtomicU64,
     /// Odd while all processes are being killed; even numbers count the lives of the cluster.
     pub life: AtomicU64,
+    /// When each lane knew for the first time in a life that its partition is served: life and time.
+    pub served: Mutex<Vec<(u64, Instant)>>,
 }
 
 /// What came of a lane.
@@ -93,6 +96,7 @@ pub struct Lane {
     candidates: Candidates,
     link: Option<Link>,
     life: u64,
+    served_in: Option<u64>,
     /// Ids that are good for nothing any more.
     spent: VecDeque<i64>,
     scanners_since: Instant,
@@ -119,6 +123,7 @@ impl Lane {
             candidates,
             link: None,
             life: 0,
+            served_in: None,
             spent: VecDeque::new(),
             scanners_since: Instant::now(),
             last_decree: 0,
@@ -205,6 +210,11 @@ impl Lane {
             let _ = self.connect().await;
         }
         self.look().await;
+        if self.link.is_some() && self.served_in != Some(self.life) {
+            self.served_in = Some(self.life);
+            let mut served = self.shared.served.lock().unwrap_or_else(PoisonError::into_inner);
+            served.push((self.life, Instant::now()));
+        }
     }
 
     async fn connect(&mut self) -> Result<(), String> {
@@ -364,7 +374,9 @@ impl Lane {
                 return Compared::Yes;
             }
             (Ok(response), None) => response,
-            (Err(CallError::Refused(Refusal::Code(code))), _) if is_passing(code) => {
+            (Err(CallError::Refused(Refusal::Code(code))), _)
+                if sent.op.address == Address::Partition && is_passing(code) =>
+            {
                 *self.counts.refused.entry(code).or_default() += 1;
                 self.candidates.doubt_scanners();
                 return Compared::No;
@@ -550,9 +562,18 @@ fn tell(op: &Op, request: &Request, got: &Answer) -> String {
     format!("{request} (to {:?}{backup})\n  got {got}", op.address)
 }
 
+/// For people: runs of one character are counted, and long texts cut.
 fn shortened(text: &str) -> String {
-    match text.char_indices().nth(TOLD_CHARS) {
-        Some((at, _)) => format!("{}.. ({} bytes)", &text[..at], text.len()),
-        None => text.to_owned(),
+    let chars: Vec<char> = text.chars().collect();
+    let mut short = String::new();
+    for run in chars.chunk_by(|a, b| a == b) {
+        match run {
+            [char, ..] if run.len() > LONGEST_RUN => short += &format!("{char}{char}..({} of it)", run.len()),
+            _ => short.extend(run),
+        }
+        if short.len() > TOLD_CHARS {
+            return format!("{short}.. ({} characters)", chars.len());
+        }
     }
+    short
 }

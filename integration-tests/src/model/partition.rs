@@ -170,10 +170,7 @@ impl Partition {
 
         let (kind, pattern) = (request.sort_key_filter_type, &request.sort_key_filter_pattern);
         let (start, stop) = (&request.start_sortkey, &request.stop_sortkey);
-        let bounds = [Some(start), Some(stop), (kind == 2).then_some(pattern)];
-        if filter(kind, pattern, b"").is_none()
-            || bounds.into_iter().flatten().any(|bound| encode(&request.hash_key, bound).is_none())
-        {
+        if filter(kind, pattern, b"").is_none() {
             return refused;
         }
         let is_in_range = |sort_key: &[u8]| {

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use pegasus_client::CreateTable;
@@ -47,8 +47,8 @@ pub struct Report {
     plan: Plan,
     counts: Counts,
     took: Duration,
-    /// From the start of all processes to the first answer.
-    restarts: Vec<Duration>,
+    /// From the start of all processes until the first partition was written and read, and until the last one was.
+    restarts: Vec<(Duration, Duration)>,
 }
 
 impl Report {
@@ -82,7 +82,11 @@ impl fmt::Display for Report {
             refused.join(", ")
         )?;
         writeln!(f, "  {doubts} times made sure, {looks} looks at a whole partition")?;
-        write!(f, "  first answers after the start of all processes: {:.1?}", self.restarts)
+        write!(
+            f,
+            "  from the start of all processes to the first and the last partition: {:.1?}",
+            self.restarts
+        )
     }
 }
 
@@ -102,14 +106,14 @@ pub fn run(plan: Plan) -> Report {
     Report { plan, counts, took: begun.elapsed(), restarts }
 }
 
-async fn drive(cluster: &TestCluster, plan: Plan) -> (Counts, Vec<Duration>) {
+async fn drive(cluster: &TestCluster, plan: Plan) -> (Counts, Vec<(Duration, Duration)>) {
     let shared = Arc::new(Shared::default());
     let mut lanes = JoinSet::new();
     for (lane, quota) in lanes_of(cluster, plan, &shared).await {
         lanes.spawn(lane.run(quota));
     }
     let mut counts = Counts::default();
-    let mut restarts = Vec::new();
+    let mut starts = Vec::new();
     let mut rng = StdRng::seed_from_u64(plan.seed);
     let faults = plan.kills + plan.failovers;
     let mut replicas = cluster.replicas().into_iter().cycle();
@@ -130,19 +134,21 @@ async fn drive(cluster: &TestCluster, plan: Plan) -> (Counts, Vec<Duration>) {
         }
         shared.life.fetch_add(1, Ordering::AcqRel);
         cluster.kill_all().expect("a kill of all");
-        let done = shared.done.load(Ordering::Relaxed);
         cluster.start_all().expect("a start of all");
-        let started = Instant::now();
-        shared.life.fetch_add(1, Ordering::AcqRel);
-        while shared.done.load(Ordering::Relaxed) == done && !lanes.is_empty() {
-            tokio::time::sleep(LOOK_INTERVAL).await;
-            gather(&mut counts, lanes.try_join_next());
-        }
-        restarts.push(started.elapsed());
+        let life = shared.life.fetch_add(1, Ordering::AcqRel) + 1;
+        starts.push((life, Instant::now()));
     }
     while let Some(ended) = lanes.join_next().await {
         gather(&mut counts, Some(ended));
     }
+    let served = shared.served.lock().unwrap_or_else(PoisonError::into_inner);
+    let restarts = starts
+        .into_iter()
+        .filter_map(|(life, start)| {
+            let times = served.iter().filter(|(of, _)| *of == life).map(|(_, at)| *at - start);
+            Some((times.clone().min()?, times.max()?))
+        })
+        .collect();
     (counts, restarts)
 }
 
