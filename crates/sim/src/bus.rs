@@ -88,6 +88,8 @@ pub enum Packet {
         gpid: Gpid,
         primary: Option<usize>,
     },
+    /// To a client: its connection to the host was reset.
+    Reset(usize),
     Request {
         op: OpId,
         request: Request,
@@ -118,6 +120,7 @@ impl Packet {
             Self::LearnChunk { .. } => "learn-chunk",
             Self::Route(_) => "route",
             Self::RouteIs { .. } => "route-is",
+            Self::Reset(_) => "reset",
             Self::Request { .. } => "request",
             Self::Response { .. } => "response",
         }
@@ -196,9 +199,9 @@ impl Ord for Item {
 /// How bad the weather is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Weather {
-    /// Everything arrives within 2 ms.
+    /// Everything arrives within 2 ms and in order.
     Calm,
-    /// 2 % are lost, 3 % are late by up to 1.5 s.
+    /// 2 % are lost, 3 % are late by up to 1.5 s, anything overtakes anything.
     Stormy,
 }
 
@@ -211,6 +214,8 @@ pub struct Bus {
     pub weather: Weather,
     /// One-way cuts: until when nothing gets from one place to another.
     cuts: BTreeMap<(Place, Place), Micros>,
+    /// Last arrival between two places in calm weather.
+    last: BTreeMap<(Place, Place), Micros>,
     /// Which life each host is in: what was sent to an earlier one is lost.
     pub lives: Vec<u64>,
     pub trace: Trace,
@@ -225,6 +230,7 @@ impl Bus {
             dice,
             weather: Weather::Calm,
             cuts: BTreeMap::new(),
+            last: BTreeMap::new(),
             lives: vec![0; hosts],
             trace,
         }
@@ -289,7 +295,13 @@ impl Bus {
             Place::Host(host) => self.lives[host],
             Place::Meta | Place::Client(_) => 0,
         };
-        let delay = self.delay();
+        let mut delay = self.delay();
+        if self.weather == Weather::Calm {
+            // One connection: nothing overtakes anything.
+            let last = self.last.entry((from, to)).or_default();
+            delay = delay.max((*last + 1).saturating_sub(self.now));
+            *last = self.now + delay;
+        }
         self.after(delay, Happening::Deliver { from, to, life, packet });
     }
 }

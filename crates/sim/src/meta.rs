@@ -137,6 +137,7 @@ impl Meta {
             | Packet::LearnLog { .. }
             | Packet::LearnChunk { .. }
             | Packet::RouteIs { .. }
+            | Packet::Reset(_)
             | Packet::Request { .. }
             | Packet::Response { .. } => {}
         }

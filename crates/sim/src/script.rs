@@ -117,7 +117,9 @@ impl Stage {
         let gpid = self.world.gpids()[0];
         match *words {
             [ref step @ .., "as", name] => {
-                let host = self.host(step.get(1).ok_or("names nothing")?)?;
+                let host = self.host(
+                    step.get(if step.first() == Some(&"move") { 2 } else { 1 }).ok_or("names nothing")?,
+                )?;
                 self.names.insert(name.to_owned(), host);
                 return self.step(step);
             }
@@ -186,7 +188,7 @@ impl Stage {
         let gpid = self.world.gpids()[0];
         match *what {
             ["gap", "below", limit] => {
-                let gap = self.world.checks.history.worst_gap(self.world.bus.now);
+                let gap = self.world.checks.history.worst_gap(self.world.bus.now, gpid);
                 self.gaps.push(gap / MS);
                 fulfilled(gap < duration(limit)?, || format!("{} ms", gap / MS))
             }

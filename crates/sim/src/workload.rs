@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use pegasus_types::{Decree, ErrorCode, Gpid};
 
-use crate::bus::{Bus, Happening, MS, Micros, Packet, Place, SECOND};
+use crate::bus::{Bus, Happening, MS, Micros, Packet, Place};
 use crate::checks::Checks;
 
 /// Number of an operation; unique in a run.
 pub type OpId = u64;
 
 /// When a client gives up an operation: its outcome is unknown.
-const TIMEOUT: Micros = SECOND;
+const TIMEOUT: Micros = 700 * MS;
 const KEYS: u64 = 6;
 const COUNTERS: u64 = 2;
 
@@ -50,7 +50,14 @@ pub enum Response {
 struct Client {
     /// The operation under way.
     op: Option<(OpId, Request)>,
-    routes: BTreeMap<Gpid, usize>,
+    routes: BTreeMap<Gpid, Route>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Route {
+    host: usize,
+    /// It did not answer, or refused: better ask the meta, but the meta may be away.
+    doubtful: bool,
 }
 
 #[derive(Debug)]
@@ -120,35 +127,47 @@ impl Workload {
     fn send(&self, bus: &mut Bus, client: usize) {
         let Some((op, request)) = &self.clients[client].op else { return };
         match self.clients[client].routes.get(&request.gpid) {
-            Some(host) => {
+            Some(route) if !route.doubtful || bus.dice.permille(300) => {
                 let packet = Packet::Request { op: *op, request: request.clone() };
-                bus.send(Place::Client(client), Place::Host(*host), packet);
+                bus.send(Place::Client(client), Place::Host(route.host), packet);
             }
-            None => bus.send(Place::Client(client), Place::Meta, Packet::Route(request.gpid)),
+            _ => bus.send(Place::Client(client), Place::Meta, Packet::Route(request.gpid)),
         }
     }
 
     pub fn deliver(&mut self, bus: &mut Bus, checks: &mut Checks, client: usize, packet: Packet) {
+        let Client { op: operation, routes } = &mut self.clients[client];
         match packet {
             Packet::RouteIs { gpid, primary } => {
-                let waits = self.clients[client].op.as_ref().is_some_and(|(_, r)| r.gpid == gpid);
-                if let Some(primary) = primary
-                    && self.clients[client].routes.insert(gpid, primary).is_none()
-                    && waits
+                let waits = operation.as_ref().is_some_and(|(_, r)| r.gpid == gpid);
+                let asked = routes.get(&gpid).is_none_or(|route| route.doubtful);
+                if let Some(host) = primary
+                    && asked
                 {
+                    routes.insert(gpid, Route { host, doubtful: false });
+                }
+                if primary.is_some() && asked && waits {
                     self.send(bus, client);
                 }
             }
-            Packet::Response { op, response } => {
-                let Some((_, request)) = self.clients[client].op.take_if(|(now, _)| *now == op) else {
-                    return;
+            Packet::Reset(host) => {
+                let waits = |(_, request): &mut (OpId, Request)| {
+                    routes.get(&request.gpid).is_some_and(|r| r.host == host)
                 };
+                if let Some((op, _)) = operation.take_if(waits) {
+                    routes.values_mut().filter(|r| r.host == host).for_each(|r| r.doubtful = true);
+                    checks.history.give_up(op);
+                    self.again(bus, client);
+                }
+            }
+            Packet::Response { op, response } => {
+                let Some((_, request)) = operation.take_if(|(now, _)| *now == op) else { return };
                 if bus.trace.is_on() {
                     let name = Place::Client(client);
                     bus.trace.line(bus.now, format_args!("{name} {op} {request:?}: {response:?}"));
                 }
                 if matches!(response, Response::Refused(_)) {
-                    self.clients[client].routes.remove(&request.gpid);
+                    routes.entry(request.gpid).and_modify(|r| r.doubtful = true);
                 }
                 checks.history.end(bus.now, op, &response);
                 self.again(bus, client);
@@ -159,7 +178,7 @@ impl Workload {
 
     pub fn timed_out(&mut self, bus: &mut Bus, checks: &mut Checks, client: usize, op: OpId) {
         if let Some((_, request)) = self.clients[client].op.take_if(|(now, _)| *now == op) {
-            self.clients[client].routes.remove(&request.gpid);
+            self.clients[client].routes.entry(request.gpid).and_modify(|r| r.doubtful = true);
             checks.history.give_up(op);
             self.again(bus, client);
         }

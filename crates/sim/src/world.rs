@@ -1,7 +1,7 @@
 //! A cluster on one thread: hosts, meta, clients, network, and the checkers that look on.
 
 use pegasus_types::meta::ReplicaStatus;
-use pegasus_types::{Gpid, Node};
+use pegasus_types::{ErrorCode, Gpid, Node};
 
 use crate::bus::{Bus, Chore, Happening, MS, Micros, Packet, Place, SECOND, Weather};
 use crate::checks::Checks;
@@ -10,7 +10,7 @@ use crate::host::{Clock, Cx, Host};
 use crate::meta::Meta;
 use crate::settings::Settings;
 use crate::trace::Trace;
-use crate::workload::Workload;
+use crate::workload::{Response, Workload};
 
 #[derive(Debug)]
 pub struct World {
@@ -115,7 +115,12 @@ impl World {
     fn deliver(&mut self, from: Place, to: Place, life: u64, packet: Packet) {
         match to {
             Place::Host(host) => {
-                if self.bus.lives[host] != life {
+                if self.bus.lives[host] != life || !self.hosts[host].is_up() {
+                    if let (Packet::Request { op, .. }, false) = (&packet, self.hosts[host].is_dark()) {
+                        // Nobody listens: the client's connection is refused.
+                        let response = Response::Refused(ErrorCode::NetworkFailure);
+                        self.bus.send(to, from, Packet::Response { op: *op, response });
+                    }
                     return;
                 }
                 let again = |_| Happening::Deliver { from, to, life, packet: packet.clone() };
@@ -159,6 +164,9 @@ impl World {
         if power {
             // A dead machine resets nothing.
             return;
+        }
+        for client in 0..self.settings.clients {
+            self.bus.send(Place::Host(host), Place::Client(client), Packet::Reset(host));
         }
         for peer in 0..self.hosts.len() {
             let reached = !self.bus.is_cut(Place::Host(host), Place::Host(peer));

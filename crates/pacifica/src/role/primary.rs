@@ -311,7 +311,10 @@ impl Primary {
             return Next::Stay;
         };
         if member.answered {
-            // Doubled, or its process has restarted: then it misses prepares and says so.
+            // Doubled, or its process has restarted: then it knows less of the commit point, and misses prepares,
+            // which it will say.
+            let committed = cx.tail.committed().min(member.acked);
+            cx.send(env, from, Message::Commit { committed });
             return Next::Stay;
         }
         if prepared < cx.tail.base() {

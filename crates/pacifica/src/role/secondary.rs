@@ -130,11 +130,16 @@ impl Secondary {
         }
     }
 
-    /// The primary's node may be well without holding the partition. Then it never asks for a grant.
-    fn sweep(&mut self, cx: &Shared, env: &mut Env<'_>) {
+    fn sweep(&mut self, cx: &mut Shared, env: &mut Env<'_>) {
+        if !self.met {
+            // After a restart the primary does not know that this member knows less than before.
+            self.report(cx, env);
+        }
+        // The primary's node may be well without holding the partition. Then it never asks for a grant.
         let granted = env.leases.last_given(self.peer, cx.gpid).max(cx.last_grant);
         if granted.is_none_or(|at| env.now.since(at) > env.options.grace_ms) {
-            cx.send(env, &self.primary, Message::NeedConfig);
+            let primary = self.primary.clone();
+            cx.need_config(env, &primary);
         }
     }
 

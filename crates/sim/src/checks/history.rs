@@ -31,8 +31,8 @@ pub struct History {
     known: BTreeMap<(Key, Decree), Option<Bytes>>,
     counted: BTreeSet<(Key, Bytes)>,
     failure: Option<String>,
-    last_write: Option<Micros>,
-    worst_gap: Micros,
+    last_write: BTreeMap<Gpid, Micros>,
+    worst_gaps: BTreeMap<Gpid, Micros>,
     pub acknowledged: u64,
     pub refused: u64,
     pub unknown: u64,
@@ -53,7 +53,7 @@ impl History {
             Verb::Incr => *self.increments.entry(key.clone()).or_default() += 1,
             Verb::Delete | Verb::Get => {}
         }
-        self.last_write.get_or_insert(now);
+        self.last_write.entry(request.gpid).or_insert(now);
         let floor = self.floors.get(&key).copied().unwrap_or_default();
         self.running.insert(op, Begun { key, verb: request.verb.clone(), floor });
     }
@@ -77,7 +77,7 @@ impl History {
             }
             Response::Written { decree, value } => {
                 self.acknowledged += 1;
-                self.wrote_at(now);
+                self.wrote_at(now, begun.key.0);
                 self.look_at_write(&begun, value.as_ref(), *decree)
                     .or_else(|| self.know(&begun, *decree, value))
             }
@@ -130,22 +130,23 @@ impl History {
 
     // --- gaps ---
 
-    fn wrote_at(&mut self, now: Micros) {
-        if let Some(last) = self.last_write {
-            self.worst_gap = self.worst_gap.max(now - last);
+    fn wrote_at(&mut self, now: Micros, gpid: Gpid) {
+        if let Some(last) = self.last_write.insert(gpid, now) {
+            let worst = self.worst_gaps.entry(gpid).or_default();
+            *worst = (*worst).max(now - last);
         }
-        self.last_write = Some(now);
     }
 
     /// From now on.
     pub fn watch_gaps(&mut self, now: Micros) {
-        self.worst_gap = 0;
-        self.last_write = Some(now);
+        self.worst_gaps.clear();
+        self.last_write.values_mut().for_each(|last| *last = now);
     }
 
-    /// Longest time without an acknowledged write since `watch_gaps`.
-    pub fn worst_gap(&self, now: Micros) -> Micros {
-        self.worst_gap.max(now - self.last_write.unwrap_or(now))
+    /// Longest time that the partition was without an acknowledged write since `watch_gaps`.
+    pub fn worst_gap(&self, now: Micros, gpid: Gpid) -> Micros {
+        let open = self.last_write.get(&gpid).map_or(0, |last| now - last);
+        self.worst_gaps.get(&gpid).copied().unwrap_or(0).max(open)
     }
 
     /// Highest decree of a key that was shown to anybody, for the last look.

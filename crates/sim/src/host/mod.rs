@@ -127,6 +127,11 @@ impl Host {
         self.process.is_some()
     }
 
+    /// The whole machine is down, so that nobody even refuses.
+    pub fn is_dark(&self) -> bool {
+        self.process.is_none() && self.lost_power
+    }
+
     pub fn is_paused(&self, now: Micros) -> bool {
         self.paused_until > now
     }
@@ -260,6 +265,7 @@ impl Host {
             | Packet::Report { .. }
             | Packet::Route(_)
             | Packet::RouteIs { .. }
+            | Packet::Reset(_)
             | Packet::Response { .. } => {}
         }
     }
