@@ -15,7 +15,7 @@ pub(crate) fn write(
     use std::io::Write;
 
     let seed = format::seed(copy_id, 1);
-    let file = std::fs::File::create_new(to).map_err(LogError::io("create the export file"))?;
+    let file = std::fs::File::create(to).map_err(LogError::io("create the export file"))?;
     let mut out = std::io::BufWriter::new(file);
     let mut offset = SEGMENT_HEADER_LEN as u64;
     out.write_all(&format::encode_segment_header(copy_id, 1))
@@ -32,5 +32,9 @@ pub(crate) fn write(
     }
     let file = out.into_inner().map_err(|e| LogError::io("write the export file")(e.into_error()))?;
     file.sync_all().map_err(LogError::io("sync the export file"))?;
+    if let Some(parent) = to.parent() {
+        let synced = std::fs::File::open(parent).and_then(|dir| dir.sync_all());
+        synced.map_err(LogError::io("sync the export's directory"))?;
+    }
     Ok(count as usize)
 }

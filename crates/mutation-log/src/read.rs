@@ -108,6 +108,20 @@ impl Records {
         self.house.collect();
     }
 
+    /// The ids of all copies of a partition that have records here.
+    pub fn copies(&self, gpid: Gpid) -> Vec<u64> {
+        let catalog = self.house.lock();
+        catalog.copies.keys().filter(|key| key.gpid == gpid).map(|key| key.copy_id).collect()
+    }
+
+    /// The owner of these records is here, although it may not be able to read them now:
+    /// [`recovery_done`](crate::MutationLog::recovery_done) does not take them for left-overs.
+    pub fn keep(&self, gpid: Gpid, copy_id: u64) {
+        if let Some(copy) = self.house.lock().copies.get_mut(&CopyKey { gpid, copy_id }) {
+            copy.claimed = true;
+        }
+    }
+
     /// The copy is gone for good (dropped, or quarantined after [`export`](Self::export)): nothing of it is
     /// needed, and what is still queued of it will not be found again.
     pub fn forget(&self, gpid: Gpid, copy_id: u64) {
@@ -142,7 +156,8 @@ impl Records {
     }
 
     /// Copies all records of a copy that can still be read into a new file, for its quarantine directory, and
-    /// returns how many. The file is a segment of a log of its own and durable on return.
+    /// returns how many. The file is a segment of a log of its own and durable on return. One that is there, from an
+    /// attempt that came to no end, is replaced.
     pub fn export(&self, gpid: Gpid, copy_id: u64, to: &std::path::Path) -> Result<usize, LogError> {
         let key = CopyKey { gpid, copy_id };
         let places = match self.house.lock().copies.get(&key) {

@@ -322,6 +322,15 @@ impl EngineError {
         matches!(self, Self::Corrupt(_) | Self::Panicked(_) | Self::Failed(_))
     }
 
+    /// Out of something that comes back, like file descriptors; nothing is damaged.
+    pub fn is_transient(&self) -> bool {
+        const ENFILE: i32 = 23;
+        const EMFILE: i32 = 24;
+        let Self::Io { source, .. } = self else { return false };
+        matches!(source.kind(), io::ErrorKind::OutOfMemory | io::ErrorKind::Interrupted)
+            || matches!(source.raw_os_error(), Some(EMFILE | ENFILE))
+    }
+
     /// Space may come back; nothing is damaged.
     pub fn is_full(&self) -> bool {
         matches!(self, Self::Io { source, .. }

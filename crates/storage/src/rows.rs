@@ -16,6 +16,7 @@ use pegasus_types::learn::RowsChunk;
 use pegasus_types::mutation::{self, BodyBuilder};
 
 use crate::engine::{EngineError, PartitionEngine, View};
+use crate::schema::{self, TimeTag};
 
 /// Rows that a chunk may hold, so that many tiny rows do not hold up the node.
 const MAX_ROWS: usize = 4096;
@@ -49,6 +50,8 @@ pub struct Loading {
     last_key: Option<Bytes>,
     done: bool,
     rows: u64,
+    /// Largest time tag of a row.
+    newest_us: u64,
 }
 
 impl Loading {
@@ -59,7 +62,7 @@ impl Loading {
         if applied != Decree::ZERO {
             return Err(EngineError::DecreeNotGrowing { applied, asked: Decree::ZERO });
         }
-        Ok(Self { engine, last_key: None, done: false, rows: 0 })
+        Ok(Self { engine, last_key: None, done: false, rows: 0, newest_us: 0 })
     }
 
     /// # Errors
@@ -71,11 +74,13 @@ impl Loading {
         }
         let mut last: Option<&[u8]> = self.last_key.as_deref();
         let mut rows = 0;
+        let mut newest_us = self.newest_us;
         for op in mutation::ops(&chunk.body) {
             let op = op.map_err(|damage| corrupt(&damage.to_string()))?;
-            if op.value.is_none() || last.is_some_and(|last| last >= op.key) {
+            let Some(value) = op.value.filter(|_| last.is_none_or(|last| last < op.key)) else {
                 return Err(corrupt("not puts in key order after the last chunk"));
-            }
+            };
+            newest_us = newest_us.max(schema::time_tag_of(value.bytes).map_or(0, TimeTag::timestamp_us));
             (last, rows) = (Some(op.key), rows + 1);
         }
         if last != chunk.last_key.as_deref().or(self.last_key.as_deref()) {
@@ -87,6 +92,7 @@ impl Loading {
         }
         self.done |= chunk.done;
         self.rows += rows;
+        self.newest_us = newest_us;
         Ok(())
     }
 
@@ -103,12 +109,14 @@ impl Loading {
         self.rows
     }
 
-    /// All rows of the view at `decree` are here: makes them durable.
-    pub fn finish(self, decree: Decree, timestamp_us: u64) -> Result<(), EngineError> {
+    /// All rows of the view at `decree` are here: makes them durable. The newest time that the partition knows of is
+    /// then that of its newest row, but no later than `now_us`: our own clock is no witness of what was committed, and
+    /// one that runs ahead would purge rows that live (safety-rules.md 5).
+    pub fn finish(self, decree: Decree, now_us: u64) -> Result<(), EngineError> {
         if !self.done {
             return Err(EngineError::Corrupt("rows end before the last chunk".to_owned()));
         }
-        self.engine.finish_load(decree, timestamp_us)
+        self.engine.finish_load(decree, self.newest_us.min(now_us))
     }
 }
 
@@ -116,7 +124,7 @@ impl Loading {
 mod tests {
     use super::*;
     use crate::memory_engine::MemoryEngine;
-    use crate::ops::test_support::Store;
+    use crate::ops::test_support::{AT, Store};
 
     fn teacher() -> Store {
         let mut store = Store::default();
@@ -147,7 +155,8 @@ mod tests {
             chunks += 1;
         }
         assert_eq!((loading.rows(), chunks > 5), (49, true));
-        loading.finish(view.decree(), 7).unwrap();
+        loading.finish(view.decree(), u64::MAX).unwrap();
+        assert_eq!(learner.newest_timestamp_us(), AT.timestamp_us, "not what our clock says");
         assert_eq!((learner.applied_decree(), learner.durable_decree()), (Decree(51), Decree(51)));
         assert_eq!(all(&*learner.view().unwrap()), all(&*view));
         assert!(Loading::new(learner).is_err(), "only a fresh engine takes rows");

@@ -46,6 +46,11 @@ pub fn header(expire_ts: u32, time_tag: TimeTag) -> [u8; HEADER_LEN] {
     header
 }
 
+/// The time tag of a stored value; None for one that is malformed.
+pub fn time_tag_of(stored: &[u8]) -> Option<TimeTag> {
+    Some(TimeTag(u64::from_be_bytes(*stored.get(4..)?.first_chunk()?)))
+}
+
 /// A stored value. Clones share the bytes; the user data is a slice of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Value {

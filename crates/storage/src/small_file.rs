@@ -36,6 +36,14 @@ pub enum SmallFileError {
     TooNew { path: String, found: u32, known: u32 },
 }
 
+impl SmallFileError {
+    /// Space may come back.
+    pub fn is_full(&self) -> bool {
+        matches!(self, Self::Io { source, .. }
+            if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
+    }
+}
+
 fn io_error(path: &Path) -> impl Fn(io::Error) -> SmallFileError {
     let path = path.display().to_string();
     move |source| SmallFileError::Io { path: path.clone(), source }

@@ -198,6 +198,24 @@ fn copies_that_nobody_claims_after_a_start_are_forgotten() {
 }
 
 #[test]
+fn copies_whose_owner_cannot_be_opened_are_kept() {
+    let disk = MemDisk::default();
+    drop(two_partitions(&disk, u64::MAX));
+    for _ in 0..2 {
+        let (mut log, _) = open(&disk, Durability::Sync);
+        replayed(&log, P0, 0).unwrap();
+        assert_eq!(log.copies(P1), [copy_of(P1)]);
+        log.keep(P1, copy_of(P1));
+        log.recovery_done();
+        log.set_needed_from(P0, copy_of(P0), Decree(50));
+        log.write(&mut Vec::new());
+        log.keep_house();
+    }
+    let (log, _) = open(&disk, Durability::Sync);
+    assert_eq!(replayed(&log, P1, 0).unwrap().len(), 10);
+}
+
+#[test]
 fn a_partition_that_cannot_advance_does_not_pin_the_log() {
     let disk = MemDisk::default();
     let mut log = two_partitions(&disk, 20_000);

@@ -174,3 +174,17 @@ fn a_damaged_row_fails_the_partition_and_leaves_the_others() {
     let other = factory.open(sound.root.path()).unwrap();
     assert_eq!((contents(&*other).unwrap(), other.health()), (sound.rows.clone(), Health::Ok));
 }
+
+#[test]
+fn tables_that_only_the_manifest_on_disk_knows_are_no_left_overs() {
+    let tree = Tree::new();
+    let background = Background::start(EngineOptions::default());
+    let partition = Partition::open(&tree.path(""), background.shared()).unwrap();
+    // As after a change of version that failed when its manifest had taken effect.
+    partition.published.lock().unwrap().clear();
+    partition.health.lock().unwrap().last_failure = Some(std::time::Instant::now());
+    assert!(matches!(partition.flush_sealed(), Err(EngineError::Failed(_))));
+    assert!(matches!(partition.health(), Health::Failed(_)), "a new start has to read what is there");
+    drop((partition, background));
+    tree.opens_whole();
+}

@@ -1,5 +1,6 @@
 //! What goes on behind a partition: flush, compaction, and what becomes of their errors.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::ops::Bound;
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use pegasus_types::Decree;
 
 use super::background::Work;
 use super::guard::guarded;
-use super::manifest;
+use super::manifest::{self, Found};
 use super::partition::{Partition, lock};
 use super::state::{Sealed, State};
 use super::tables::Tables;
@@ -39,7 +40,7 @@ pub struct Trouble {
     full: bool,
     failed: Option<String>,
     /// Of flush or compaction.
-    last_failure: Option<Instant>,
+    pub(super) last_failure: Option<Instant>,
 }
 
 impl Partition {
@@ -211,8 +212,20 @@ impl Partition {
         if self.is_closed() || lock(&self.health).last_failure.is_none() {
             return Ok(());
         }
+        self.usable()?;
         let _compacting = lock(&self.compacting);
         let published = lock(&self.published);
+        // A change of version may fail after its manifest has taken effect (`lsm-tree` opens and syncs that again).
+        // Then the disk knows tables that memory does not, and nothing may be built on what memory knows.
+        let listed = match manifest::verify(&self.dir).inspect_err(|e| self.fail(e.to_string()))? {
+            Found::Tree(listed) => listed,
+            Found::Nothing => BTreeSet::new(),
+        };
+        if let Some(unknown) = listed.iter().find(|id| !published.contains(id)) {
+            let why = format!("the manifest on disk lists table {unknown}, the one in memory does not");
+            self.fail(why.clone());
+            return Err(EngineError::Failed(why));
+        }
         manifest::remove_all_but(&self.dir, |id| published.contains(&id))
     }
 
@@ -255,7 +268,7 @@ impl Partition {
         trouble.last_failure = Some(Instant::now());
         trouble.full |= error.is_full();
         drop(trouble);
-        if !error.is_full() && !is_transient(error) {
+        if !error.is_full() && !error.is_transient() {
             self.fail(error.to_string());
         }
     }
@@ -288,13 +301,4 @@ impl Partition {
             self.shared.open_files.remove_for_table(&(self.tree.id(), table.id()).into());
         }
     }
-}
-
-/// Out of something that comes back.
-fn is_transient(error: &EngineError) -> bool {
-    let EngineError::Io { source, .. } = error else { return false };
-    const EMFILE: i32 = 24;
-    const ENFILE: i32 = 23;
-    matches!(source.kind(), io::ErrorKind::OutOfMemory | io::ErrorKind::Interrupted)
-        || matches!(source.raw_os_error(), Some(EMFILE | ENFILE))
 }

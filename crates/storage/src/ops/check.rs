@@ -9,7 +9,7 @@ use pegasus_types::data::{
 };
 use pegasus_types::mutation::BodyBuilder;
 
-use super::{DecideAt, Reader, Resolved, integer, live, pattern, valid_key};
+use super::{DecideAt, Reader, Resolved, fits, integer, live, pattern, valid_key};
 use crate::engine::EngineError;
 
 /// What a check asks.
@@ -54,6 +54,10 @@ pub fn check_and_mutate(
     at: &DecideAt,
     body: &mut BodyBuilder,
 ) -> Result<Resolved, EngineError> {
+    let lengths = request.mutate_list.iter().map(|step| (step.sort_key.len(), step.value.len()));
+    if !fits(&request.hash_key, lengths) {
+        return Ok(refused());
+    }
     let steps: Option<Vec<_>> = request
         .mutate_list
         .iter()

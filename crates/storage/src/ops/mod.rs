@@ -36,7 +36,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use pegasus_types::data::{ReadRequest, ReadResponseBody, StorageError, WriteRequest, WriteResponse};
 use pegasus_types::hash;
-use pegasus_types::mutation::BodyBuilder;
+use pegasus_types::mutation::{BodyBuilder, OP_HEADER_LEN};
 
 use crate::engine::{EngineError, MAX_KEY_LEN, PartitionEngine, View};
 use crate::schema::{self, TimeTag, Value};
@@ -104,6 +104,17 @@ pub enum Resolved {
     Refused(WriteResponse),
 }
 
+/// What one request may become in a mutation's body. A multi_put repeats its hash key before every sort key, so that a
+/// small frame can ask for thousands of times its size; peers take no frame above 64 MiB.
+pub const MAX_RESOLVED_BYTES: usize = 32 << 20;
+
+/// Whether the rows of `keys`, `(sort key, value)` lengths below one hash key, fit into [`MAX_RESOLVED_BYTES`].
+fn fits(hash_key: &[u8], keys: impl Iterator<Item = (usize, usize)>) -> bool {
+    let each = OP_HEADER_LEN + schema::HEADER_LEN + 2 + hash_key.len();
+    keys.fold(0_usize, |sum, (sort_key, value)| sum.saturating_add(each + sort_key + value))
+        <= MAX_RESOLVED_BYTES
+}
+
 /// Decides a write. Appends to `body` only when the answer is [`Resolved::Write`], so several requests may share
 /// a body as long as none of them reads (wire-protocol.md 3: puts and removes).
 pub fn resolve(
@@ -130,13 +141,17 @@ pub struct ReadLimits {
     /// (`rocksdb_multi_get_max_iteration_count`).
     pub multi_get_iterations: u32,
     /// Bytes of keys and values after which a ranged multi_get stops
-    /// (`rocksdb_multi_get_max_iteration_size`); 0 = no limit.
+    /// (`rocksdb_multi_get_max_iteration_size`); 0 = [`MOST_BYTES`].
     pub multi_get_bytes: u64,
     /// Records that one scan page looks at, and the most that it returns (`rocksdb_max_iteration_count`).
     pub scan_iterations: u32,
     /// Time that one ranged read may take (`rocksdb_iteration_threshold_time_ms`).
     pub time: Duration,
 }
+
+/// Keys and values of one answer, beyond which it ends with Incomplete: one small frame can ask for the same large row
+/// thousands of times, which would fit neither into memory nor into a frame.
+pub const MOST_BYTES: u64 = 60 << 20;
 
 impl Default for ReadLimits {
     fn default() -> Self {

@@ -6,7 +6,7 @@ use pegasus_types::hash;
 
 use super::pattern::Pattern;
 use super::range::{self, KeyRange};
-use super::{Budget, ReadAt, live, valid_key};
+use super::{Budget, MOST_BYTES, ReadAt, live, valid_key};
 use crate::engine::{EngineError, PartitionEngine, View};
 use crate::schema::Value;
 
@@ -61,12 +61,12 @@ fn count_limit(requested: i32, ours: u32) -> usize {
 /// Listed sort keys, in the order of the list; filters, bounds and reverse are ignored.
 fn points(request: &MultiGetRequest, view: &dyn View, at: &ReadAt) -> Result<MultiGetResponse, EngineError> {
     let max_count = count_limit(request.max_kv_count, at.limits.multi_get_iterations);
-    let max_bytes = u64::try_from(request.max_kv_size).ok().filter(|&n| n > 0).unwrap_or(u64::MAX);
+    let max_bytes = u64::try_from(request.max_kv_size).ok().filter(|&n| n > 0).unwrap_or(MOST_BYTES);
     let mut got = Gathered { kvs: Vec::new(), bytes: 0, no_value: request.no_value };
     for sort_key in &request.sort_keys {
         let Some(key) = valid_key(&request.hash_key, sort_key) else { return Ok(refused()) };
         let Some(value) = live(&view, &key, at.epoch_now)? else { continue };
-        if got.kvs.len() >= max_count || got.bytes >= max_bytes {
+        if got.kvs.len() >= max_count || got.bytes >= max_bytes.min(MOST_BYTES) {
             return Ok(got.answer(false));
         }
         got.add(sort_key.clone(), &value);
@@ -103,7 +103,7 @@ fn ranged(
 ) -> Result<MultiGetResponse, EngineError> {
     let limits = &at.limits;
     let max_count = count_limit(request.max_kv_count, limits.multi_get_iterations);
-    let ours = if limits.multi_get_bytes > 0 { limits.multi_get_bytes } else { u64::MAX };
+    let ours = if limits.multi_get_bytes > 0 { limits.multi_get_bytes } else { MOST_BYTES };
     let max_bytes = u64::try_from(request.max_kv_size).ok().filter(|&n| n > 0).map_or(ours, |n| n.min(ours));
 
     let mut got = Gathered { kvs: Vec::new(), bytes: 0, no_value: request.no_value };

@@ -4,7 +4,7 @@ use pegasus_types::data::{
     BatchGetRequest, BatchGetResponse, FullData, ReadResponse, StorageError, TtlResponse,
 };
 
-use super::{ReadAt, is_valid_key, live, valid_key};
+use super::{MOST_BYTES, ReadAt, is_valid_key, live, valid_key};
 use crate::engine::{EngineError, PartitionEngine};
 use crate::schema::Value;
 
@@ -48,10 +48,20 @@ pub fn batch_get(
         return Ok(refused);
     }
     let view = engine.view()?;
-    let mut data = Vec::with_capacity(request.keys.len());
+    let mut data = Vec::new();
+    let mut bytes = 0;
     for key in &request.keys {
         let Some(encoded) = valid_key(&key.hash_key, &key.sort_key) else { return Ok(refused) };
         if let Some(value) = live(&&*view, &encoded, at.epoch_now)? {
+            // A key may be asked for thousands of times in one frame.
+            if bytes >= MOST_BYTES {
+                return Ok(BatchGetResponse {
+                    error: StorageError::Incomplete.code(),
+                    data,
+                    ..Default::default()
+                });
+            }
+            bytes += (encoded.len() + value.data_len()) as u64;
             data.push(FullData {
                 hash_key: key.hash_key.clone(),
                 sort_key: key.sort_key.clone(),
@@ -84,6 +94,15 @@ mod tests {
         store.put_until("h", "short", "w", NOW + 1);
         store.put_until("h", "late", "w", NOW);
         store
+    }
+
+    #[test]
+    fn one_key_asked_for_often_does_not_fill_the_memory() {
+        let mut store = Store::default();
+        store.put("h", "s", &"v".repeat(1 << 20));
+        let keys = vec![FullKey { hash_key: "h".into(), sort_key: "s".into() }; 1000];
+        let got = batch_get(&BatchGetRequest { keys }, store.engine(), &READ_AT).unwrap();
+        assert_eq!((got.error, got.data.len()), (StorageError::Incomplete.code(), 60));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use pegasus_types::data::{
 };
 use pegasus_types::mutation::BodyBuilder;
 
-use super::{DecideAt, Resolved, is_valid_key, valid_key};
+use super::{DecideAt, Resolved, fits, is_valid_key, valid_key};
 
 fn done() -> Resolved {
     Resolved::Write(WriteResponse::Update(UpdateResponse::default()))
@@ -38,6 +38,9 @@ pub fn remove(key: &[u8], body: &mut BodyBuilder) -> Resolved {
 }
 
 pub fn multi_put(request: &MultiPutRequest, at: &DecideAt, body: &mut BodyBuilder) -> Resolved {
+    if !fits(&request.hash_key, request.kvs.iter().map(|kv| (kv.key.len(), kv.value.len()))) {
+        return refused();
+    }
     let keys: Option<Vec<_>> = request.kvs.iter().map(|kv| valid_key(&request.hash_key, &kv.key)).collect();
     let Some(keys) = keys.filter(|keys| !keys.is_empty()) else { return refused() };
     for (key, kv) in keys.iter().zip(&request.kvs) {
@@ -48,8 +51,9 @@ pub fn multi_put(request: &MultiPutRequest, at: &DecideAt, body: &mut BodyBuilde
 
 /// `count` in the response is how many sort keys were asked for, there or not.
 pub fn multi_remove(request: &MultiRemoveRequest, body: &mut BodyBuilder) -> Resolved {
-    let keys: Option<Vec<_>> =
-        request.sort_keys.iter().map(|sort_key| valid_key(&request.hash_key, sort_key)).collect();
+    let fits = fits(&request.hash_key, request.sort_keys.iter().map(|sort_key| (sort_key.len(), 0)));
+    let keys = fits.then(|| request.sort_keys.iter().map(|sort_key| valid_key(&request.hash_key, sort_key)));
+    let keys: Option<Vec<_>> = keys.and_then(|keys| keys.collect());
     let Some(keys) = keys.filter(|keys| !keys.is_empty()) else {
         return Resolved::Refused(WriteResponse::MultiRemove(MultiRemoveResponse {
             error: StorageError::InvalidArgument.code(),
@@ -65,7 +69,7 @@ pub fn multi_remove(request: &MultiRemoveRequest, body: &mut BodyBuilder) -> Res
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
-    use pegasus_types::data::{KeyValue, WriteRequest};
+    use pegasus_types::data::{CheckAndMutateRequest, KeyValue, Mutate, WriteRequest};
     use pegasus_types::hash::encode_key;
 
     use super::*;
@@ -142,6 +146,32 @@ mod tests {
         let value = store.get(&key("h", "a")).unwrap();
         assert_eq!((&value.data()[..], value.expire_ts()), (&b"3"[..], 900), "the later of two wins");
         assert_eq!(&store.get(&key("h", "b")).unwrap().data()[..], b"2");
+    }
+
+    #[test]
+    fn a_request_that_would_become_huge_is_refused() {
+        // A frame of 100 KB that repeats its hash key 1000 times.
+        let hash_key = Bytes::from(vec![b'h'; 60_000]);
+        let kvs = vec![KeyValue { key: "s".into(), value: "v".into(), expire_ts_seconds: None }; 1000];
+        let sort_keys = vec![Bytes::from("s"); 1000];
+        let mutate_list = vec![Mutate { sort_key: "s".into(), ..Default::default() }; 1000];
+        for request in [
+            WriteRequest::MultiPut(MultiPutRequest { hash_key: hash_key.clone(), kvs, expire_ts_seconds: 0 }),
+            WriteRequest::MultiRemove(MultiRemoveRequest {
+                hash_key: hash_key.clone(),
+                sort_keys,
+                max_count: 0,
+            }),
+            WriteRequest::CheckAndMutate(CheckAndMutateRequest {
+                hash_key,
+                mutate_list,
+                ..Default::default()
+            }),
+        ] {
+            let mut store = Store::default();
+            assert_eq!(error_of(&store.write(&request)), StorageError::InvalidArgument.code());
+            assert!(store.is_untouched());
+        }
     }
 
     #[test]
