@@ -16,7 +16,7 @@ enum Order {
 }
 
 /// What a partition may hold. Each answer rules out those that would not have given it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Candidates {
     all: Vec<Candidate>,
     /// Every second in which something was ever to expire.

@@ -112,17 +112,24 @@ impl Generator {
         self.script.push_back(vec![Ask::Write(WriteRequest::MultiRemove(remove))]);
     }
 
-    /// The next requests: only writes, or only reads.
+    /// The next requests: only writes, only reads, or simple reads among writes.
     pub fn burst(&mut self, now: u32) -> Vec<Op> {
         if let Some(asks) = self.script.pop_front() {
             return asks.into_iter().map(|ask| self.op(ask)).collect();
         }
-        let is_write = self.rng.random_bool(0.5);
-        let most = if self.flavour == Flavour::Odd { MAX_BURST } else { 5 };
+        let (kind, most) = match self.flavour {
+            Flavour::Odd => (self.rng.random_range(0..9), MAX_BURST),
+            Flavour::Many => (self.rng.random_range(0..8), 5),
+        };
         let len = self.rng.random_range(1..=most);
         (0..len)
             .map(|_| {
-                let ask = if is_write { Ask::Write(self.write(now)) } else { self.read() };
+                let ask = match kind {
+                    0..4 => Ask::Write(self.write(now)),
+                    4..8 => self.read(),
+                    _ if self.rng.random_bool(0.5) => Ask::Write(self.write(now)),
+                    _ => Ask::Read(self.simple_read()),
+                };
                 self.op(ask)
             })
             .collect()
@@ -286,14 +293,24 @@ impl Generator {
 
     fn read(&mut self) -> Ask {
         let request = match self.rng.random_range(0..100) {
+            0..68 => self.simple_read(),
+            68..74 => ReadRequest::SortkeyCount { hash_key: self.hash_key() },
+            74..87 => ReadRequest::GetScanner(self.scanner()),
+            87..98 => return Ask::NextPage(self.rng.random()),
+            _ => return Ask::Clear(self.rng.random()),
+        };
+        Ask::Read(request)
+    }
+
+    fn simple_read(&mut self) -> ReadRequest {
+        match self.rng.random_range(0..68) {
             0..20 => ReadRequest::Get { key: self.key() },
             20..32 => ReadRequest::Ttl { key: self.key() },
             32..60 => ReadRequest::MultiGet(self.multi_get()),
-            60..66 => ReadRequest::SortkeyCount { hash_key: self.hash_key() },
-            66..74 => {
+            _ => {
                 let len = match self.rng.random_range(0..20) {
                     0 => 0,
-                    1 => 150,
+                    1 => 120,
                     _ => self.rng.random_range(1..8),
                 };
                 let keys = (0..len)
@@ -301,11 +318,7 @@ impl Generator {
                     .collect();
                 ReadRequest::BatchGet(BatchGetRequest { keys })
             }
-            74..87 => ReadRequest::GetScanner(self.scanner()),
-            87..98 => return Ask::NextPage(self.rng.random()),
-            _ => return Ask::Clear(self.rng.random()),
-        };
-        Ask::Read(request)
+        }
     }
 
     fn multi_get(&mut self) -> MultiGetRequest {

@@ -28,7 +28,7 @@ const RETRY_AFTER: Duration = Duration::from_millis(100);
 /// Longer than every restart and fail-over.
 const SERVED_WITHIN: Duration = Duration::from_secs(180);
 /// Scanners are cleared when there are more, long before a server does that.
-const MAX_SCANNERS: usize = 6;
+const MAX_SCANNERS: usize = 24;
 /// Scanners live for five minutes at a server; ours are cleared long before.
 const SCANNERS_FOR: Duration = Duration::from_secs(100);
 /// Requests and answers that a difference is told with.
@@ -40,6 +40,8 @@ const LONGEST_RUN: usize = 20;
 const LOOK_EVERY: u64 = 200;
 /// Length of the v0 header, which counts for no write.
 const HEADER_BYTES: usize = 48;
+/// In place of an error number: the answer had none.
+pub const REFUSED: i32 = -1;
 
 /// What all lanes share.
 #[derive(Debug, Default)]
@@ -299,12 +301,26 @@ impl Lane {
             self.candidates.doubt_scanners();
         }
         let (mut compared, mut is_in_order) = (0, is_as_usual);
+        let is_mixed = is_mixed(&sent);
+        // After each write of the burst, and before the first.
+        let mut states = if is_mixed { vec![self.candidates.clone()] } else { Vec::new() };
+        let mut reads = Vec::new();
         for (one, answer) in sent.iter().zip(answers) {
             self.remember(one, &answer);
-            match self.compare(one, answer, &server, window) {
+            if is_mixed && matches!(one.request, Request::Read(_)) {
+                reads.push((one, answer));
+                continue;
+            }
+            match self.compare(one, &answer, &server, window) {
                 Compared::Yes => compared += 1,
                 Compared::No => is_in_order = false,
             }
+            if is_mixed {
+                states.push(self.candidates.clone());
+            }
+        }
+        if is_in_order {
+            compared += self.compare_among_writes(reads, &states, &server, window);
         }
         self.candidates.end_burst();
         if is_in_order {
@@ -314,6 +330,37 @@ impl Lane {
             self.spent.clear();
         }
         compared
+    }
+
+    /// Reads that were sent among writes see a beginning of these, each write whole. How many were compared.
+    fn compare_among_writes(
+        &mut self,
+        reads: Vec<(&Sent, Answer)>,
+        states: &[Candidates],
+        server: &str,
+        window: Window,
+    ) -> u64 {
+        let latest = self.candidates.clone();
+        let count = reads.len() as u64;
+        for (read, answer) in reads {
+            let mut wanted = Vec::new();
+            let fits = states.iter().any(|state| {
+                self.candidates = state.clone();
+                match self.judge(read, &answer, server, window) {
+                    Ok(_) => true,
+                    Err(differences) => {
+                        wanted.extend(differences);
+                        false
+                    }
+                }
+            });
+            if !fits {
+                self.differ(read, &answer, wanted);
+            }
+            self.count(read, &answer);
+        }
+        self.candidates = latest;
+        count
     }
 
     fn head(&self, op: &Op) -> RequestHead {
@@ -359,29 +406,46 @@ impl Lane {
         id.copied().unwrap_or(i64::from(pick) - 5)
     }
 
-    fn compare(&mut self, sent: &Sent, answer: Answer, server: &str, window: Window) -> Compared {
-        let answer = match (answer, sent.refusal) {
-            (Err(CallError::Refused(Refusal::Code(code))), Some(want)) if code == want => {
-                self.count(sent, -1);
-                return Compared::Yes;
+    fn compare(&mut self, sent: &Sent, answer: &Answer, server: &str, window: Window) -> Compared {
+        match self.judge(sent, answer, server, window) {
+            Ok(compared) => {
+                if compared == Compared::Yes {
+                    self.count(sent, answer);
+                }
+                compared
             }
+            Err(differences) => self.differ(sent, answer, differences),
+        }
+    }
+
+    fn judge(
+        &mut self,
+        sent: &Sent,
+        answer: &Answer,
+        server: &str,
+        window: Window,
+    ) -> Result<Compared, Vec<Difference>> {
+        match (answer, sent.refusal) {
+            (Err(CallError::Refused(Refusal::Code(code))), Some(want)) if *code == want => Ok(Compared::Yes),
             // Never answered.
             (Ok(_), _) if matches!(sent.request, Request::Read(ReadRequest::ClearScanner { .. })) => {
                 if sent.refusal.is_none() {
                     self.cleared(sent);
                 }
-                self.count(sent, 0);
-                return Compared::Yes;
+                Ok(Compared::Yes)
             }
-            (Ok(response), None) => response,
+            (Ok(response), None) => {
+                self.judge_response(sent, response.clone(), server, window)?;
+                Ok(Compared::Yes)
+            }
             (Err(CallError::Refused(Refusal::Code(code))), _)
-                if sent.op.address == Address::Partition && is_passing(code) =>
+                if sent.op.address == Address::Partition && is_passing(*code) =>
             {
-                *self.counts.refused.entry(code).or_default() += 1;
+                *self.counts.refused.entry(*code).or_default() += 1;
                 self.candidates.doubt_scanners();
-                return Compared::No;
+                Ok(Compared::No)
             }
-            (Err(CallError::NotSent(_)), _) => return Compared::No,
+            (Err(CallError::NotSent(_)), _) => Ok(Compared::No),
             (Err(CallError::Lost(_) | CallError::Timeout), _) => {
                 self.counts.lost += 1;
                 self.candidates.doubt_scanners();
@@ -389,42 +453,31 @@ impl Lane {
                     self.counts.unclear += 1;
                     self.candidates.unclear(request, window);
                 }
-                return Compared::No;
+                Ok(Compared::No)
             }
-            (other, want) => {
-                let want = want.map_or("an answer".to_owned(), |code| format!("a refusal: {code}"));
-                self.differ(sent, &other, &want)
-            }
-        };
-        self.compare_response(sent, answer, server, window);
-        Compared::Yes
-    }
-
-    fn compare_response(&mut self, sent: &Sent, response: Response, server: &str, window: Window) {
-        let mut bare = response.clone();
-        let want = (self.app_id, self.index, server.to_owned());
-        let compared = if take_origin(&mut bare).as_ref() == Some(&want) {
-            self.compare_bare(sent, bare, window)
-        } else {
-            Err(vec![Difference(format!("app_id, partition_index and server {want:?}"))])
-        };
-        if let Err(differences) = compared {
-            let want: Vec<_> = differences.into_iter().map(|difference| shortened(&difference.0)).collect();
-            self.differ(sent, &Ok(response), &want.join("\nor, by another candidate: "));
+            (_, Some(code)) => Err(vec![Difference(format!("a refusal: {code}"))]),
+            (_, None) => Err(vec![Difference("an answer".to_owned())]),
         }
     }
 
-    /// A response that is rid of its origin.
-    fn compare_bare(&mut self, sent: &Sent, bare: Response, window: Window) -> Result<(), Vec<Difference>> {
-        match (&sent.request, bare) {
+    fn judge_response(
+        &mut self,
+        sent: &Sent,
+        mut response: Response,
+        server: &str,
+        window: Window,
+    ) -> Result<(), Vec<Difference>> {
+        let want = (self.app_id, self.index, server.to_owned());
+        if take_origin(&mut response).as_ref() != Some(&want) {
+            return Err(vec![Difference(format!("app_id, partition_index and server {want:?}"))]);
+        }
+        match (&sent.request, response) {
             (Request::Write(request), Response::Write(mut answer)) => {
-                let (error, decree) = take_decree(&mut answer);
-                self.count(sent, error);
-                self.compare_decree(request, decree)?;
+                let decree = take_decree(&mut answer);
+                self.judge_decree(request, decree)?;
                 self.candidates.answered_write(request, &answer, decree > 0, window)
             }
             (Request::Read(request), Response::Read(answer)) => {
-                self.count(sent, error_of(&answer));
                 if let ReadRequest::Scan(ScanRequest { context_id }) = request {
                     self.spend(*context_id);
                 }
@@ -435,7 +488,7 @@ impl Lane {
     }
 
     /// Decrees grow; writes that read nothing may share one.
-    fn compare_decree(&mut self, request: &WriteRequest, decree: i64) -> Result<(), Vec<Difference>> {
+    fn judge_decree(&mut self, request: &WriteRequest, decree: i64) -> Result<(), Vec<Difference>> {
         if decree == -1 {
             return Ok(());
         }
@@ -459,8 +512,9 @@ impl Lane {
         self.spent.truncate(7);
     }
 
-    fn count(&mut self, sent: &Sent, error: i32) {
+    fn count(&mut self, sent: &Sent, answer: &Answer) {
         let name = sent.request.rpc().name().trim_start_matches("RPC_RRDB_RRDB_");
+        let error = answer.as_ref().map_or(REFUSED, error_of);
         *self.counts.compared.entry((name, error)).or_default() += 1;
     }
 
@@ -469,17 +523,21 @@ impl Lane {
         self.history.push_front((sent.op.clone(), sent.request.clone(), answer.clone()));
     }
 
-    fn differ(&self, sent: &Sent, got: &Answer, want: &str) -> ! {
+    fn differ(&self, sent: &Sent, got: &Answer, wanted: Vec<Difference>) -> ! {
+        let mut wanted: Vec<_> = wanted.into_iter().map(|difference| shortened(&difference.0)).collect();
+        wanted.dedup();
         let history: Vec<_> = self.history.iter().rev().map(|(op, sent, got)| tell(op, sent, got)).collect();
         panic!(
-            "a difference in {}\n{}\n--- instead of\n{want}\n--- the last requests, this one's burst included\n{}\n",
+            "a difference in {}\n{}\n--- instead of\n{}\n--- the last requests, this one's burst included\n{}\n",
             self.name(),
             tell(&sent.op, &sent.request, got),
+            wanted.join("\nor, in another state that is possible: "),
             history.join("\n"),
         );
     }
 }
 
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Compared {
     Yes,
     /// The answer says nothing of the operation.
@@ -535,25 +593,35 @@ fn take_origin(response: &mut Response) -> Option<(i32, i32, String)> {
     take!(Get Ttl SortkeyCount MultiGet BatchGet Scan)
 }
 
-/// (error, decree)
-fn take_decree(answer: &mut WriteResponse) -> (i32, i64) {
-    match answer {
-        WriteResponse::Update(r) => (r.error, std::mem::take(&mut r.decree)),
-        WriteResponse::MultiRemove(r) => (r.error, std::mem::take(&mut r.decree)),
-        WriteResponse::Incr(r) => (r.error, std::mem::take(&mut r.decree)),
-        WriteResponse::Check(r) => (r.error, std::mem::take(&mut r.decree)),
+fn take_decree(answer: &mut WriteResponse) -> i64 {
+    std::mem::take(match answer {
+        WriteResponse::Update(r) => &mut r.decree,
+        WriteResponse::MultiRemove(r) => &mut r.decree,
+        WriteResponse::Incr(r) => &mut r.decree,
+        WriteResponse::Check(r) => &mut r.decree,
+    })
+}
+
+fn error_of(response: &Response) -> i32 {
+    match response {
+        Response::Read(ReadResponseBody::Get(r)) => r.error,
+        Response::Read(ReadResponseBody::Ttl(r)) => r.error,
+        Response::Read(ReadResponseBody::SortkeyCount(r)) => r.error,
+        Response::Read(ReadResponseBody::MultiGet(r)) => r.error,
+        Response::Read(ReadResponseBody::BatchGet(r)) => r.error,
+        Response::Read(ReadResponseBody::Scan(r)) => r.error,
+        Response::Write(WriteResponse::Update(r)) => r.error,
+        Response::Write(WriteResponse::MultiRemove(r)) => r.error,
+        Response::Write(WriteResponse::Incr(r)) => r.error,
+        Response::Write(WriteResponse::Check(r)) => r.error,
+        _ => 0,
     }
 }
 
-fn error_of(answer: &ReadResponseBody) -> i32 {
-    match answer {
-        ReadResponseBody::Get(r) => r.error,
-        ReadResponseBody::Ttl(r) => r.error,
-        ReadResponseBody::SortkeyCount(r) => r.error,
-        ReadResponseBody::MultiGet(r) => r.error,
-        ReadResponseBody::BatchGet(r) => r.error,
-        ReadResponseBody::Scan(r) => r.error,
-    }
+/// Whether reads stand among writes.
+fn is_mixed(sent: &[Sent]) -> bool {
+    let reads = sent.iter().filter(|one| matches!(one.request, Request::Read(_))).count();
+    (1..sent.len()).contains(&reads)
 }
 
 fn tell(op: &Op, request: &Request, got: &Answer) -> String {

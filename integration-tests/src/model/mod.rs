@@ -17,8 +17,9 @@
 //!                              └─ none left = a difference
 //! ```
 //!
-//! A burst holds only reads or only writes, because reads do not wait for writes that were sent before them. Writes of
-//! a burst are executed in their order, so what is applied of an unanswered rest is a beginning of it.
+//! Reads do not wait for writes that were sent before them, so most bursts hold only reads or only writes. A read among
+//! writes sees a beginning of these. Writes of a burst are executed in their order, so what is applied of an unanswered
+//! rest is a beginning of it, too.
 
 mod candidates;
 mod generate;

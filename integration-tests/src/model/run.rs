@@ -7,7 +7,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use pegasus_client::CreateTable;
-use pegasus_onebox::{Engine, Options};
+use pegasus_onebox::{Durability, Engine, Options};
 use pegasus_types::hash::{crc64, partition_of};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 
 use super::candidates::Candidates;
 use super::generate::{Flavour, Generator};
-use super::lane::{Counts, Lane, Shared};
+use super::lane::{Counts, Lane, REFUSED, Shared};
 use super::partition::Partition;
 use crate::{TestCluster, block_on};
 
@@ -33,6 +33,7 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
     pub engine: Engine,
+    pub durability: Durability,
     pub seed: u64,
     pub operations: u64,
     /// kill -9 of all processes at once, then start.
@@ -69,7 +70,7 @@ impl fmt::Display for Report {
         writeln!(f, "{:?}: {} answers compared in {:.1?}", self.plan, self.compared(), self.took)?;
         let mut kinds: BTreeMap<&str, Vec<String>> = BTreeMap::new();
         for ((kind, error), count) in compared {
-            let error = if *error == -1 { "refused".to_owned() } else { format!("error {error}") };
+            let error = if *error == REFUSED { "refused".to_owned() } else { format!("error {error}") };
             kinds.entry(kind).or_default().push(format!("{count} {error}"));
         }
         for (kind, errors) in kinds {
@@ -98,6 +99,7 @@ pub fn run(plan: Plan) -> Report {
     let begun = Instant::now();
     let cluster = TestCluster::start(Options {
         engine: plan.engine,
+        durability: plan.durability,
         collector: false,
         partitions: 2,
         ..Options::default()
