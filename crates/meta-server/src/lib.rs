@@ -52,7 +52,6 @@ use pegasus_telemetry::{Health, Shutdown, registry};
 use pegasus_types::Node;
 use pegasus_zk_coordination::tree::Tree;
 use pegasus_zk_coordination::{MetaStore, SledStore};
-use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
@@ -110,7 +109,9 @@ pub async fn start_on(
     shutdown: Shutdown,
 ) -> anyhow::Result<Handle> {
     let address = config.network.listen_address(config.app.ports).map_err(anyhow::Error::msg)?;
-    let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
+    let listener = listener::bind(address, listener::BIND_PATIENCE)
+        .await
+        .with_context(|| format!("cannot listen on {address}"))?;
     let address = listener.local_addr()?;
     let me = config.network.node(address.port()).map_err(anyhow::Error::msg)?;
     let mut metas = config.metas.server_list.clone();
