@@ -37,7 +37,9 @@ pub fn check_and_set(
 ) -> Result<Resolved, EngineError> {
     let set_sort_key =
         if request.set_diff_sort_key { &request.set_sort_key } else { &request.check_sort_key };
-    let Some(set_key) = valid_key(&request.hash_key, set_sort_key) else { return Ok(refused()) };
+    let fits = fits(&request.hash_key, [(set_sort_key.len(), request.set_value.len())].into_iter());
+    let set_key = valid_key(&request.hash_key, set_sort_key).filter(|_| fits);
+    let Some(set_key) = set_key else { return Ok(refused()) };
     let check = Check {
         hash_key: &request.hash_key,
         sort_key: &request.check_sort_key,

@@ -21,7 +21,7 @@ fn refused() -> Resolved {
 }
 
 pub fn put(request: &UpdateRequest, at: &DecideAt, body: &mut BodyBuilder) -> Resolved {
-    if !is_valid_key(&request.key) {
+    if !is_valid_key(&request.key) || !fits(b"", [(request.key.len(), request.value.len())].into_iter()) {
         return refused();
     }
     at.put(body, &request.key, &request.value, request.expire_ts_seconds);
@@ -69,7 +69,7 @@ pub fn multi_remove(request: &MultiRemoveRequest, body: &mut BodyBuilder) -> Res
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
-    use pegasus_types::data::{CheckAndMutateRequest, KeyValue, Mutate, WriteRequest};
+    use pegasus_types::data::{CheckAndMutateRequest, CheckAndSetRequest, KeyValue, Mutate, WriteRequest};
     use pegasus_types::hash::encode_key;
 
     use super::*;
@@ -154,9 +154,16 @@ mod tests {
         let hash_key = Bytes::from(vec![b'h'; 60_000]);
         let kvs = vec![KeyValue { key: "s".into(), value: "v".into(), expire_ts_seconds: None }; 1000];
         let sort_keys = vec![Bytes::from("s"); 1000];
+        let huge = Bytes::from(vec![0; crate::ops::MAX_RESOLVED_BYTES]);
         let mutate_list = vec![Mutate { sort_key: "s".into(), ..Default::default() }; 1000];
         for request in [
             WriteRequest::MultiPut(MultiPutRequest { hash_key: hash_key.clone(), kvs, expire_ts_seconds: 0 }),
+            WriteRequest::Put(UpdateRequest {
+                key: key("h", "s"),
+                value: huge.clone(),
+                expire_ts_seconds: 0,
+            }),
+            WriteRequest::CheckAndSet(CheckAndSetRequest { set_value: huge, ..Default::default() }),
             WriteRequest::MultiRemove(MultiRemoveRequest {
                 hash_key: hash_key.clone(),
                 sort_keys,
