@@ -59,6 +59,10 @@ sim: ## A simulated cluster: SEEDS different runs, the first one is FROM
 
 ONEBOX_DIR ?= onebox
 ONEBOX = $(PROGRAMS)/pegasus_onebox --dir $(ONEBOX_DIR)
+# $(call onebox,COMMAND): with the programs as they are; building comes between an operator and a cluster only if it must.
+onebox = if [[ ! -x $(PROGRAMS)/pegasus_onebox && ! -e $(ONEBOX_DIR)/cluster.json ]]; then \
+	  echo "there is no onebox in $(ONEBOX_DIR): make onebox starts one" >&2; exit 0; fi; \
+	[[ -x $(PROGRAMS)/pegasus_onebox ]] || $(MAKE) --no-print-directory build || exit; $(ONEBOX) $(1)
 # Given ones only: an existing onebox keeps what it was made with.
 ONEBOX_FLAGS = $(if $(METAS),--metas $(METAS)) $(if $(REPLICAS),--replicas $(REPLICAS)) \
 	$(if $(PARTITIONS),--partitions $(PARTITIONS)) $(if $(DURABILITY),--durability $(DURABILITY)) \
@@ -69,27 +73,23 @@ ONEBOX_FLAGS = $(if $(METAS),--metas $(METAS)) $(if $(REPLICAS),--replicas $(REP
 onebox: build ## A whole cluster on 127.0.0.1; waits until it is healthy
 	@$(ONEBOX) up $(ONEBOX_FLAGS)
 
-# The others take the programs as they are; building comes between an operator and the cluster only the first time.
-$(PROGRAMS)/pegasus_onebox:
-	@$(MAKE) --no-print-directory build
+onebox-list: ## NAME ROLE ADDRESS PID STATE of each process
+	@$(call onebox,list)
 
-onebox-list: | $(PROGRAMS)/pegasus_onebox ## NAME ROLE ADDRESS PID STATE of each process
-	@$(ONEBOX) list
+onebox-start: ## Starts NAME, or all that do not run
+	@$(call onebox,start $(NAME))
 
-onebox-start: | $(PROGRAMS)/pegasus_onebox ## Starts NAME, or all that do not run
-	@$(ONEBOX) start $(NAME)
+onebox-stop: ## Stops NAME, or all, cleanly
+	@$(call onebox,stop $(NAME))
 
-onebox-stop: | $(PROGRAMS)/pegasus_onebox ## Stops NAME, or all, cleanly
-	@$(ONEBOX) stop $(NAME)
+onebox-kill: ## kill -9 NAME, or all
+	@$(call onebox,kill $(NAME))
 
-onebox-kill: | $(PROGRAMS)/pegasus_onebox ## kill -9 NAME, or all
-	@$(ONEBOX) kill $(NAME)
+onebox-logs: ## The end of the log of NAME, or of all
+	@$(call onebox,logs $(NAME))
 
-onebox-logs: | $(PROGRAMS)/pegasus_onebox ## The end of the log of NAME, or of all
-	@$(ONEBOX) logs $(NAME)
-
-onebox-clear: | $(PROGRAMS)/pegasus_onebox ## Kills all and removes logs and data
-	@$(ONEBOX) clear
+onebox-clear: ## Kills all and removes logs and data
+	@$(call onebox,clear)
 
 # --- the bench --------------------------------------------------------------------------------------------------------
 
