@@ -130,9 +130,9 @@ pub fn welcome(dir: &Path, cluster: &Cluster, took: Duration) -> Result<()> {
         say(
             "3. a failure: kill a server, read and write on, look at the health of the tables, start it again",
         );
-        say(format!("     {make} onebox-kill NAME=replica2"));
+        say(format!("     {make} onebox-kill NAME={victim}"));
         say(format!("     curl -s http://{}/metrics | grep healthy", collector.address));
-        say(format!("     {make} onebox-start NAME=replica2"));
+        say(format!("     {make} onebox-start NAME={victim}"));
     }
     say(format!(
         "\nREADME.md has more. `{make} onebox-stop` stops all this, `{make} onebox-clear` removes it."
