@@ -127,9 +127,8 @@ pub fn welcome(dir: &Path, cluster: &Cluster, took: Duration) -> Result<()> {
     say("     python3 -m venv target/python && target/python/bin/pip install -q pypegasus3");
     say(format!("     target/python/bin/python docs/first_session.py {metas}"));
     if let Some(collector) = cluster.members().iter().find(|member| member.role == Role::Collector) {
-        say(
-            "3. a failure: kill a server, read and write on, look at the health of the tables, start it again",
-        );
+        let victim = if options.replicas > 1 { "replica2" } else { "replica1" };
+        say("3. a failure: kill a server, read and write on, look at the tables' health, start it again");
         say(format!("     {make} onebox-kill NAME={victim}"));
         say(format!("     curl -s http://{}/metrics | grep healthy", collector.address));
         say(format!("     {make} onebox-start NAME={victim}"));
