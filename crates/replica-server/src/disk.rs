@@ -21,8 +21,8 @@ pub struct Disk {
     pub broken: Option<String>,
     /// Less free space than the configuration asks for, or the log met the end of the disk.
     pub full: bool,
-    /// The machine has started anew since the disk was last used.
-    pub rebooted: bool,
+    /// Acknowledged writes may be missing on it: the machine lost power while they were not synced.
+    pub lost_power_unsynced: bool,
     pub capacity_bytes: u64,
     pub available_bytes: u64,
     /// Gathered in this turn of the loop.
@@ -62,7 +62,7 @@ impl Disk {
             log,
             broken: None,
             full: false,
-            rebooted: false,
+            lost_power_unsynced: false,
             capacity_bytes: 0,
             available_bytes: 0,
             batch: Vec::new(),

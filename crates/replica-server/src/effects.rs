@@ -10,15 +10,19 @@ use std::time::Duration;
 use pegasus_mutation_log::Record;
 use pegasus_pacifica::{Effect, Event, Fault};
 use pegasus_rpc::peer::Outbox;
+use pegasus_storage::EngineError;
 use pegasus_types::message::{Envelope, Heartbeat};
 use pegasus_types::meta::{ChangeRequest, ReplicaStatus};
 use pegasus_types::{Ballot, Decree, ErrorCode, Gpid, Millis, Mutation, Node, PartitionConfig};
 
 use crate::node::{NodeState, Shell};
+use crate::replica_files::SaveError;
 use crate::{learn_io, meta_link, replica_files};
 
 /// A heartbeat that is not answered by then is of no use: its lease would have run out.
 const HEARTBEAT_WITHIN: Duration = Duration::from_millis(1000);
+/// A configuration that found no space on the disk is saved again after this time.
+const FULL_PAUSE: Duration = Duration::from_millis(500);
 
 pub fn begin(state: &mut NodeState, shell: &Rc<Shell>, now: Millis, effect: Effect) {
     match effect {
@@ -81,6 +85,13 @@ fn send(state: &mut NodeState, shell: &Rc<Shell>, to: Node, envelope: Envelope) 
 fn apply(state: &mut NodeState, gpid: Gpid, mutations: &[Mutation]) {
     let Some(replica) = state.replicas.get_mut(&gpid) else { return };
     for mutation in mutations {
+        // The engine only asks for growing decrees. A gap would be a lost write that nobody ever notices.
+        let applied = replica.engine.applied_decree();
+        if mutation.decree != applied.next() {
+            let error = EngineError::DecreeNotGrowing { applied, asked: mutation.decree };
+            tracing::error!(%gpid, %error, "the engine is not where the core takes it to be");
+            return state.engine_failed(gpid, &error);
+        }
         let location = replica.locations.take(mutation.decree).unwrap_or_default();
         let applied = replica.engine.apply(mutation.decree, mutation.timestamp_us, &mutation.body, location);
         if let Err(error) = applied {
@@ -132,13 +143,36 @@ fn save_config(
     let ballot = config.ballot;
     replica.meta.config = config;
     replica.meta.learning = learning;
-    let saved = replica_files::save_meta(shell, replica);
+    let mut saving = Box::pin(replica_files::try_save_meta(shell, replica));
     let shell = shell.clone();
     tokio::task::spawn_local(async move {
-        shell.post(match saved.await {
-            Ok(()) => Event::ConfigSaved { gpid, ballot, learning },
-            Err(why) => Event::Failed { gpid, fault: Fault::Save, why },
-        });
+        let mut said = false;
+        loop {
+            match saving.await {
+                Ok(()) => return shell.post(Event::ConfigSaved { gpid, ballot, learning }),
+                Err(SaveError { full: true, why }) => {
+                    if !std::mem::replace(&mut said, true) {
+                        tracing::warn!(%gpid, why, "no space for a configuration, waiting");
+                    }
+                }
+                Err(SaveError { why, .. }) => {
+                    return shell.post(Event::Failed { gpid, fault: Fault::Save, why });
+                }
+            }
+            // The core waits, and acts on nothing meanwhile. A replica is not broken because its disk is full.
+            tokio::time::sleep(FULL_PAUSE).await;
+            let again = shell.with(|state| {
+                let replica = state.replicas.get(&gpid)?;
+                let meta = &replica.meta;
+                // What was asked for since is saved by a task of its own.
+                let is_wanted = meta.config.ballot == ballot && meta.learning == learning;
+                is_wanted.then(|| replica_files::try_save_meta(&shell, replica))
+            });
+            match again {
+                Some(again) => saving = Box::pin(again),
+                None => return,
+            }
+        }
     });
 }
 

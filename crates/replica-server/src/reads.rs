@@ -133,7 +133,7 @@ impl NodeState {
             }
             ReadRequest::ClearScanner { context_id } => return replica.scans.clear(*context_id),
         };
-        self.finish_read(now, read, result);
+        self.finish_read(read, result);
     }
 
     /// Cheap refusals, before the engine is asked (wire-protocol.md 6.3).
@@ -154,18 +154,20 @@ impl NodeState {
     }
 
     /// After the engine was read.
-    fn finish_read(&mut self, now: Millis, read: Read, result: Result<ReadResponseBody, EngineError>) {
+    fn finish_read(&mut self, read: Read, result: Result<ReadResponseBody, EngineError>) {
         let (gpid, op) = (read.gpid, Op::of_read(&read.request));
         let response = match result {
             Ok(response) => response,
             Err(error) => {
                 tracing::error!(%gpid, %error, "read failed");
-                self.engine_failed(gpid, &error);
+                self.read_failed(gpid, &error);
                 return self.refuse(gpid, op, read.reply, ErrorCode::LocalAppFailure);
             }
         };
         if !read.head.is_backup {
-            // The state may have changed since the gate when the read ran on another thread.
+            // The clock is read here and not handed in: a time from before the read proves nothing when the process, or
+            // the disk, stood still in between (safety-rules.md 1.2).
+            let now = clock::boot_ms();
             match self.core.serving(now, gpid) {
                 Serving::Yes => {}
                 Serving::Wait => {
@@ -194,7 +196,7 @@ impl NodeState {
         }
         let job = match begun {
             Begun::Answered(response) => {
-                return self.finish_read(now, read, Ok(ReadResponseBody::Scan(response)));
+                return self.finish_read(read, Ok(ReadResponseBody::Scan(response)));
             }
             Begun::Page(job) => job,
         };
@@ -226,7 +228,7 @@ impl NodeState {
             return self.refuse(read.gpid, Op::Scan, read.reply, ErrorCode::ObjectNotFound);
         };
         let response = page.map(|page| ReadResponseBody::Scan(replica.scans.finish(page, now)));
-        self.finish_read(now, read, response);
+        self.finish_read(read, response);
     }
 
     fn read_off_loop(&mut self, shell: &Rc<Shell>, read: Read) {
@@ -248,7 +250,7 @@ impl NodeState {
             drop(permit);
             shell.with(|state| {
                 state.off_loop -= 1;
-                state.finish_read(clock::boot_ms(), read, result);
+                state.finish_read(read, result);
             });
             // A failed engine is reported by an event.
             shell.wake.notify_one();
@@ -267,7 +269,9 @@ impl NodeState {
     }
 
     /// Sends the answer of a failed check when the lease holds now.
-    pub fn send_or_park(&mut self, now: Millis, parked: Parked) {
+    pub fn send_or_park(&mut self, parked: Parked) {
+        // As in `finish_read`: later than the read on which the check was decided.
+        let now = clock::boot_ms();
         match self.core.serving(now, parked.gpid) {
             Serving::Wait => self.park(now, parked),
             Serving::No(code) => parked.refuse(self, code),
@@ -287,7 +291,7 @@ impl NodeState {
             match (&parked.what, self.core.serving(now, parked.gpid)) {
                 (_, Serving::Wait) => self.park(now, parked),
                 (_, Serving::No(code)) => parked.refuse(self, code),
-                (What::Answer(_), Serving::Yes) => self.send_or_park(now, parked),
+                (What::Answer(_), Serving::Yes) => self.send_or_park(parked),
                 (What::Read(_), Serving::Yes) => {
                     if let What::Read(read) = parked.what {
                         self.read(shell, now, read);

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use pegasus_pacifica::{Event, Recovered};
+use pegasus_pacifica::{Event, Fault, Recovered};
 use pegasus_storage::{PartitionEngine, ReplicaMeta, data_dir};
 use pegasus_types::meta::ReplicaStatus;
 use pegasus_types::{AppInfo, Decree, ErrorCode, Gpid, PartitionConfig};
@@ -38,11 +38,31 @@ pub fn remove_other_engines(replica_dir: &Path, copy_id: u64) -> std::io::Result
     Ok(())
 }
 
+/// Why a meta file was not saved.
+#[derive(Debug)]
+pub struct SaveError {
+    /// Space may come back.
+    pub full: bool,
+    pub why: String,
+}
+
 /// Makes the meta file as it is in memory now durable, in the order of the calls.
-pub fn save_meta(shell: &Rc<Shell>, replica: &Replica) -> impl Future<Output = Result<(), String>> + use<> {
+pub fn try_save_meta(
+    shell: &Rc<Shell>,
+    replica: &Replica,
+) -> impl Future<Output = Result<(), SaveError>> + use<> {
     let (meta, dir) = (replica.meta.clone(), replica.dir.clone());
-    let saved = shell.lanes.run(replica.gpid, move || meta.save(&dir).map_err(|error| error.to_string()));
-    async move { saved.await.unwrap_or_else(|| Err("saving the meta file panicked".to_owned())) }
+    let save =
+        move || meta.save(&dir).map_err(|error| SaveError { full: error.is_full(), why: error.to_string() });
+    let saved = shell.lanes.run(replica.gpid, save);
+    let panicked = || SaveError { full: false, why: "saving the meta file panicked".to_owned() };
+    async move { saved.await.unwrap_or_else(|| Err(panicked())) }
+}
+
+/// As [`try_save_meta`], for those who do not wait for space.
+pub fn save_meta(shell: &Rc<Shell>, replica: &Replica) -> impl Future<Output = Result<(), String>> + use<> {
+    let saved = try_save_meta(shell, replica);
+    async move { saved.await.map_err(|error| error.why) }
 }
 
 /// What a new replica consists of.
@@ -74,9 +94,9 @@ async fn make(shell: &Rc<Shell>, gpid: Gpid, meta: ReplicaMeta) -> Result<Made, 
 fn take_in(shell: &Rc<Shell>, gpid: Gpid, made: Made, event: Event) {
     shell.with(|state| {
         let Made { disk, dir, meta, engine } = made;
-        state.replicas.insert(gpid, Replica::new(gpid, disk, dir, meta, engine));
+        state.take_in(Replica::new(gpid, disk, dir, meta, engine), event);
     });
-    shell.post(event);
+    shell.wake.notify_one();
     shell.meta.report_soon();
 }
 
@@ -132,6 +152,20 @@ pub fn create(shell: &Rc<Shell>, app: AppInfo, config: PartitionConfig) {
     });
 }
 
+impl NodeState {
+    /// From here on the core knows it. `event` tells it so.
+    pub fn take_in(&mut self, replica: Replica, event: Event) {
+        let gpid = replica.gpid;
+        let broken = self.disks[replica.disk].broken.clone();
+        self.replicas.insert(gpid, replica);
+        self.events.push_back(event);
+        // The disk broke while it was being opened: its log takes nothing, and tells nobody.
+        if let Some(why) = broken {
+            self.events.push_back(Event::Failed { gpid, fault: Fault::Log, why });
+        }
+    }
+}
+
 /// Takes the replica out of memory; its clients are told.
 fn take_out(state: &mut NodeState, gpid: Gpid) -> Option<Replica> {
     state.refuse_queued(gpid, ErrorCode::ObjectNotFound);
@@ -182,13 +216,23 @@ pub fn quarantine(state: &mut NodeState, shell: &Rc<Shell>, gpid: Gpid, why: &st
     report_when_done(shell, gpid, work);
 }
 
-/// One that could not even be opened: its records have left the log already.
+/// One that could not even be opened, with whatever the log still has of it.
 fn set_broken_aside(state: &mut NodeState, shell: &Rc<Shell>, gpid: Gpid) {
     let Some(broken) = state.broken.remove(&gpid) else { return };
+    let log = state.disks[broken.disk].log.clone();
     let (dirs, tag) = (shell.dirs.clone(), state.disks[broken.disk].tag.clone());
     let work = move || {
-        if let Some(Err(error)) = dirs.get(&tag).map(|disk| disk.quarantine(gpid)) {
-            tracing::error!(%gpid, %error, "cannot rename its directory");
+        let Some(disk) = dirs.get(&tag) else { return };
+        let copies = log.copies(gpid);
+        for copy_id in &copies {
+            let to = disk.replica_dir(gpid).join(format!("log-records.{copy_id:016x}"));
+            if let Err(error) = log.export(gpid, *copy_id, &to) {
+                tracing::warn!(%gpid, %error, "cannot keep its log records");
+            }
+        }
+        match disk.quarantine(gpid) {
+            Ok(_) => copies.into_iter().for_each(|copy_id| log.forget(gpid, copy_id)),
+            Err(error) => tracing::error!(%gpid, %error, "cannot rename its directory"),
         }
     };
     report_when_done(shell, gpid, work);

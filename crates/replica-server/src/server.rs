@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow};
+use pegasus_config::common::Durability;
 use pegasus_mutation_log::{Completion, MutationLog};
 use pegasus_pacifica::{Event, NodeCore};
 use pegasus_rpc::listener::{self, Handlers};
@@ -15,7 +16,6 @@ use pegasus_rpc::wire::server::{Limits as WireLimits, WireServer};
 use pegasus_storage::data_dir::{DirSpec, DiskState};
 use pegasus_storage::{DataDirs, new_factory};
 use pegasus_telemetry::{Health, Shutdown, registry};
-use tokio::net::TcpListener;
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
@@ -42,6 +42,7 @@ const FLUSH_WITHIN: Duration = Duration::from_secs(5);
 pub struct Handle {
     address: SocketAddr,
     shell: Rc<Shell>,
+    driving: tokio::task::JoinHandle<()>,
     listening: tokio::task::JoinHandle<()>,
 }
 
@@ -51,7 +52,9 @@ pub async fn start(config: Config, shutdown: Shutdown) -> anyhow::Result<Handle>
     let health = Health::starting();
 
     let address = config.network.listen_address(config.app.ports).map_err(|why| anyhow!(why))?;
-    let listener = TcpListener::bind(address).await.with_context(|| format!("listen on {address}"))?;
+    let listener = listener::bind(address, listener::BIND_PATIENCE)
+        .await
+        .with_context(|| format!("listen on {address}"))?;
     let address = listener.local_addr().context("own address")?;
     let me = config.network.node(address.port()).map_err(|why| anyhow!(why))?;
     let incarnation = rand::random();
@@ -87,7 +90,7 @@ pub async fn start(config: Config, shutdown: Shutdown) -> anyhow::Result<Handle>
     shell.post_all(found.iter().map(|found| Event::Opening { gpid: found.replica.gpid }));
     shell.with(|state| state.turn(&shell, clock::boot_ms()));
 
-    shutdown.spawn_local(driver::run(shell.clone()));
+    let driving = shutdown.spawn_local(driver::run(shell.clone()));
     shutdown.spawn_local_until(log_completions(shell.clone(), completions));
     shutdown.spawn_local_until(hear_of_peers(shell.clone(), heard));
     let loading = health.clone();
@@ -133,7 +136,7 @@ pub async fn start(config: Config, shutdown: Shutdown) -> anyhow::Result<Handle>
         }
     });
     tracing::info!(node = %me, durability = ?config.replication.durability, engine = config.engine_kind().name(), "listening");
-    Ok(Handle { address, shell, listening })
+    Ok(Handle { address, shell, driving, listening })
 }
 
 impl Handle {
@@ -143,15 +146,26 @@ impl Handle {
 
     /// Ends after shutdown was triggered, within a bound.
     pub async fn wait(self) -> anyhow::Result<()> {
-        let Self { shell, listening, .. } = self;
-        listening.await.context("the listener's task")?;
+        let Self { shell, driving, mut listening, .. } = self;
+        let mut failed = None;
+        tokio::select! {
+            ended = &mut listening => ended.context("the listener's task")?,
+            // Without the loop nothing is served, but heartbeats would still be answered: better to be gone.
+            ended = driving => if !shell.shutdown.is_triggered() {
+                failed = Some(anyhow!("the loop has ended: {ended:?}"));
+                shell.shutdown.trigger();
+            },
+        }
+        if !listening.is_finished() {
+            listening.await.context("the listener's task")?;
+        }
         if !shell.shutdown.wait_for_tasks(STOP_WITHIN).await {
             tracing::warn!("some tasks did not end in time");
         }
         shell.pool.close();
         flush_engines(&shell).await;
         tracing::info!("stopped");
-        Ok(())
+        failed.map_or(Ok(()), Err)
     }
 }
 
@@ -180,7 +194,7 @@ fn settings(config: &Config) -> Settings {
         read_limits: config.read_limits(),
         reject_when_full: config.replication.reject_write_when_disk_insufficient,
         recent: config.core_options().recent,
-        page_cache: config.replication.durability == pegasus_config::common::Durability::PageCache,
+        page_cache: config.replication.durability == Durability::PageCache,
     }
 }
 
@@ -200,6 +214,9 @@ async fn open_disks(
     let (done, completions) = mpsc::unbounded_channel();
     let opening = tokio::task::spawn_blocking(move || {
         let dirs = DataDirs::open(&specs, &node, least).context("data directories")?;
+        if options.durability == pegasus_mutation_log::Durability::PageCache {
+            dirs.note_unsynced();
+        }
         let mut disks = Vec::new();
         for dir in dirs.iter() {
             if let DiskState::Broken(why) = dir.state() {
@@ -215,7 +232,7 @@ async fn open_disks(
                     let ms = begun.elapsed().as_millis() as u64;
                     tracing::info!(disk = dir.tag(), ?summary, ms, "mutation log opened");
                     let mut disk = Disk::new(dir.tag().to_owned(), dir.path().to_owned(), log);
-                    disk.rebooted = dir.rebooted();
+                    disk.lost_power_unsynced = dir.lost_power_unsynced();
                     disks.push(disk);
                 }
                 Err(error) if ignore_broken => dir.mark_broken(&format!("mutation log: {error}")),
@@ -237,15 +254,10 @@ async fn find_replicas(dirs: &Arc<DataDirs>, disks: &[Disk]) -> anyhow::Result<V
         for (disk, tag) in tags.iter().enumerate() {
             let Some(dir) = dirs.get(tag) else { continue };
             for replica in dir.replicas().with_context(|| format!("replicas of disk {tag}"))? {
-                // A crash while moving between disks; nothing moves yet, so this is an operator's copy.
-                if found.iter().any(|other| other.replica.gpid == replica.gpid) {
-                    tracing::error!(gpid = %replica.gpid, disk = tag, "a second directory of a replica is left alone");
-                    continue;
-                }
                 found.push(Found { disk, replica });
             }
         }
-        Ok(found)
+        Ok(load::newest(found))
     });
     looking.await.context("looking for replicas")?
 }

@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pegasus_pacifica::Event;
+use pegasus_pacifica::{Event, Fault};
 use pegasus_rpc::peer::{CallError, ReplicaClient};
 use pegasus_storage::rows::Loading;
 use pegasus_storage::{EngineError, PartitionEngine, Pressure};
@@ -230,26 +230,33 @@ async fn switch_saved(
             Some(replica_files::save_meta(shell, replica))
         })
     };
-    name_life(copy_id).ok_or_else(gone)?.await.map_err(Failed::Local)?;
+    let saved = name_life(copy_id).ok_or_else(gone)?.await.map_err(Failed::Local);
     let is_current = shell.with(|state| state.copying.get(&gpid).is_some_and(|c| c.signature == signature));
-    if !is_current {
+    if saved.is_err() || !is_current {
+        // It goes on with its old life, and so must every meta file from here on: one that named the other would lead
+        // the next start to an engine without what this life acknowledges.
         let old = shell.with(|state| state.replicas.get(&gpid).map(|replica| replica.copy_id));
-        if let Some(saved) = old.and_then(name_life) {
-            saved.await.map_err(Failed::Local)?;
+        if let Some(Err(why)) = futures::future::OptionFuture::from(old.and_then(name_life)).await {
+            // Nobody knows what the file names now.
+            shell.post(Event::Failed { gpid, fault: Fault::Save, why });
         }
-        return Err(gone());
+        return Err(saved.err().unwrap_or_else(gone));
     }
     let switched = shell.with(|state| {
         let replica = state.replicas.get_mut(&gpid)?;
         let old = std::mem::replace(&mut replica.copy_id, copy_id);
-        replica.engine = engine;
+        let old_engine = std::mem::replace(&mut replica.engine, engine);
         replica.locations = Locations::default();
         replica.needed_from = Decree::ZERO;
-        Some((state.disks[replica.disk].log.clone(), old, replica.dir.clone()))
+        Some((state.disks[replica.disk].log.clone(), old, old_engine, replica.dir.clone()))
     });
-    let (log, old, dir) = switched.ok_or_else(gone)?;
+    let (log, old, old_engine, dir) = switched.ok_or_else(gone)?;
     log.forget(gpid, old);
-    let cleaned = shell.lanes.run(gpid, move || replica_files::remove_other_engines(&dir, copy_id));
+    let cleaned = shell.lanes.run(gpid, move || {
+        // Waits for its flushes and compactions: not on the loop.
+        drop(old_engine);
+        replica_files::remove_other_engines(&dir, copy_id)
+    });
     tokio::task::spawn_local(async move {
         if let Some(Err(error)) = cleaned.await {
             // Tried again at the next start.

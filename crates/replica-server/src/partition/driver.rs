@@ -192,7 +192,7 @@ impl NodeState {
             })
             .collect();
         if let Some(error) = broken {
-            self.engine_failed(gpid, &error);
+            self.read_failed(gpid, &error);
         }
         for answer in now_ready {
             self.answer(now, gpid, answer, -1);
@@ -216,7 +216,7 @@ impl NodeState {
         decree: i64,
     ) {
         if waiting.is_read {
-            return self.send_or_park(now, Parked::answer(now, gpid, waiting));
+            return self.send_or_park(Parked::answer(now, gpid, waiting));
         }
         waiting.set_decree(decree);
         let took = clock::mono_us().saturating_sub(waiting.arrived_us);
@@ -243,7 +243,13 @@ impl NodeState {
         }
     }
 
-    /// An engine that cannot be read is no replica (safety-rules.md 4.7).
+    /// An engine that cannot be read is no replica (safety-rules.md 4.7); one that only lacked file descriptors is.
+    pub fn read_failed(&mut self, gpid: Gpid, error: &EngineError) {
+        if !error.is_transient() {
+            self.engine_failed(gpid, error);
+        }
+    }
+
     pub fn engine_failed(&mut self, gpid: Gpid, error: &EngineError) {
         self.events.push_back(Event::Failed {
             gpid,

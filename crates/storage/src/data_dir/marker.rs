@@ -21,15 +21,25 @@ pub struct Marker {
     pub node: Node,
     /// None until the node has first spoken with its meta-server.
     pub cluster_id: Option<String>,
-    /// Boot of the machine in which the directory was last opened.
+    /// Boot of the machine in which all that lies here was last opened.
     pub boot_id: Option<String>,
+    /// Since then, writes may have been acknowledged that were only in the page cache.
+    #[serde(default)]
+    pub unsynced: bool,
     /// All other data directories that the node ever had beside this one.
     pub siblings: BTreeSet<PathBuf>,
 }
 
 impl Marker {
     pub fn new(node: Node, cluster_id: Option<String>) -> Self {
-        Self { disk_id: rand::random(), node, cluster_id, boot_id: None, siblings: BTreeSet::new() }
+        Self {
+            disk_id: rand::random(),
+            node,
+            cluster_id,
+            boot_id: None,
+            unsynced: false,
+            siblings: BTreeSet::new(),
+        }
     }
 
     pub fn load(dir: &Path) -> Result<Option<Self>, SmallFileError> {

@@ -136,7 +136,6 @@ impl DataDirs {
         for dir in self.usable() {
             let Some(mut next) = dir.lock_marker().clone() else { continue };
             next.siblings.extend(marked.iter().filter(|path| **path != dir.spec.path).cloned());
-            next.boot_id = marker::boot_id();
             dir.save_marker(next);
         }
     }
@@ -187,6 +186,22 @@ impl DataDirs {
         Ok(())
     }
 
+    /// To be called before anything is acknowledged that is not synced.
+    pub fn note_unsynced(&self) {
+        for dir in self.usable() {
+            dir.edit_marker(|marker| marker.unsynced = true);
+        }
+    }
+
+    /// What [`DataDir::lost_power_unsynced`] means for each replica has been dealt with, durably: from here on this
+    /// boot of the machine counts as the last one. Not before, or a second start after a power cut would trust what
+    /// the first one had no time to look at.
+    pub fn note_boot(&self, unsynced: bool) {
+        for dir in self.usable() {
+            dir.edit_marker(|marker| (marker.boot_id, marker.unsynced) = (marker::boot_id(), unsynced));
+        }
+    }
+
     /// Where a new replica goes: a normal disk with the fewest replicas, of those the one with most room.
     pub fn place(&self) -> Option<&DataDir> {
         self.dirs.iter().filter(|dir| dir.state() == DiskState::Normal).min_by_key(|dir| {
@@ -204,8 +219,9 @@ pub struct DataDir {
     /// None while broken at start.
     _lock: Option<File>,
     marker: Mutex<Option<Marker>>,
-    /// Boot of the machine in which the directory was last used.
+    /// Boot of the machine in which the directory was last used, and how.
     last_boot_id: Option<String>,
+    last_unsynced: bool,
     disk: Mutex<(DiskState, Space)>,
 }
 
@@ -223,6 +239,7 @@ impl DataDir {
             _lock: None,
             marker: Mutex::new(None),
             last_boot_id: None,
+            last_unsynced: false,
             disk: Mutex::new((DiskState::Broken(why), Space::default())),
         };
         let lock = match take_lock(&spec.path) {
@@ -253,6 +270,7 @@ impl DataDir {
             min_available_percent,
             _lock: Some(lock),
             last_boot_id: marker.as_ref().and_then(|m| m.boot_id.clone()),
+            last_unsynced: marker.as_ref().is_some_and(|m| m.unsynced),
             marker: Mutex::new(marker),
             disk: Mutex::new((DiskState::Normal, Space::default())),
         };
@@ -282,6 +300,11 @@ impl DataDir {
     /// may be lost then. True when that cannot be told.
     pub fn rebooted(&self) -> bool {
         self.last_boot_id.is_none() || self.last_boot_id != marker::boot_id()
+    }
+
+    /// Acknowledged writes may be missing here.
+    pub fn lost_power_unsynced(&self) -> bool {
+        self.last_unsynced && self.rebooted()
     }
 
     pub fn state(&self) -> DiskState {
@@ -330,6 +353,22 @@ impl DataDir {
         match next.save(&self.spec.path) {
             Ok(()) => *self.lock_marker() = Some(next),
             Err(e) => self.mark_broken(&e.to_string()),
+        }
+    }
+
+    fn edit_marker(&self, edit: impl FnOnce(&mut Marker)) {
+        let mut marker = self.lock_marker();
+        let Some(mut next) = marker.clone() else { return };
+        edit(&mut next);
+        if marker.as_ref() == Some(&next) {
+            return;
+        }
+        match next.save(&self.spec.path) {
+            Ok(()) => *marker = Some(next),
+            Err(e) => {
+                drop(marker);
+                self.mark_broken(&e.to_string());
+            }
         }
     }
 

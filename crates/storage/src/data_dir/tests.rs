@@ -25,6 +25,7 @@ fn a_directory_keeps_its_identity() {
     assert!(ids[0].is_some() && ids[1].is_some() && ids[0] != ids[1]);
     assert_eq!((dirs.cluster_id(), dirs.get("a").unwrap().rebooted()), (None, true), "never used before");
     dirs.bind_cluster("cluster-1").unwrap();
+    dirs.note_boot(false);
     drop(dirs);
 
     let dirs = open(&specs).unwrap();
@@ -33,6 +34,35 @@ fn a_directory_keeps_its_identity() {
     assert_eq!(dirs.cluster_id().as_deref(), Some("cluster-1"));
     dirs.bind_cluster("cluster-1").unwrap();
     assert!(matches!(dirs.bind_cluster("cluster-2"), Err(DataDirError::OtherCluster { .. })));
+}
+
+#[test]
+fn a_power_cut_is_remembered_until_it_is_dealt_with() {
+    let root = tempfile::tempdir().unwrap();
+    let specs = [spec(root.path(), "a")];
+    let lost = |dirs: &DataDirs| dirs.get("a").unwrap().lost_power_unsynced();
+    let dirs = open(&specs).unwrap();
+    assert!(!lost(&dirs), "nothing was ever acknowledged here");
+    dirs.note_unsynced();
+    dirs.note_boot(true);
+    drop(dirs);
+    assert!(!lost(&open(&specs).unwrap()), "the process ended, the machine did not");
+
+    let other_boot = |dir: &Path| {
+        let mut marker = Marker::load(dir).unwrap().unwrap();
+        marker.boot_id = Some("another".to_owned());
+        marker.save(dir).unwrap();
+    };
+    other_boot(&specs[0].path);
+    // Whatever durability the next start has, and however often it ends before it has looked at everything.
+    for _ in 0..2 {
+        assert!(lost(&open(&specs).unwrap()));
+    }
+    let dirs = open(&specs).unwrap();
+    dirs.note_boot(false);
+    drop(dirs);
+    other_boot(&specs[0].path);
+    assert!(!lost(&open(&specs).unwrap()), "synced before it was acknowledged");
 }
 
 #[test]
