@@ -127,7 +127,7 @@ pub enum Sabotage {
     GrantAnything,
     /// The holder counts a grant from the arrival of the acknowledgement (1.1).
     CountFromReceipt,
-    /// A member whose addition was asked for need not grant, nor log (1.2).
+    /// A member whose addition was asked for need not grant (1.2).
     ForgetAskedMember,
     /// A primary goes on at its old ballot after a restart (1.4).
     KeepBallotAfterRestart,

@@ -11,7 +11,7 @@ impl Dice {
         Self { state: seed }
     }
 
-    pub fn next(&mut self) -> u64 {
+    pub fn roll(&mut self) -> u64 {
         self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut x = self.state;
         x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -21,7 +21,7 @@ impl Dice {
 
     /// `0..n`, 0 when `n` is 0.
     pub fn below(&mut self, n: u64) -> u64 {
-        if n == 0 { 0 } else { self.next() % n }
+        if n == 0 { 0 } else { self.roll() % n }
     }
 
     /// `low..=high`.
@@ -41,6 +41,6 @@ impl Dice {
 
     /// An independent generator.
     pub fn split(&mut self) -> Self {
-        Self::new(self.next())
+        Self::new(self.roll())
     }
 }

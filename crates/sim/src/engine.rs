@@ -70,9 +70,4 @@ impl Engine {
         self.rows.clone_from(&self.flushed);
         self.applied = self.durable;
     }
-
-    /// A broken engine: it believes to hold more than it does.
-    pub fn forget_to_flush(&mut self) {
-        self.durable = self.applied;
-    }
 }

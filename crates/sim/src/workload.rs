@@ -50,6 +50,8 @@ pub enum Response {
 struct Client {
     /// The operation under way.
     op: Option<(OpId, Request)>,
+    /// It is on its way to a host; a request is sent once.
+    sent: bool,
     routes: BTreeMap<Gpid, Route>,
 }
 
@@ -74,7 +76,7 @@ pub struct Workload {
 
 impl Workload {
     pub fn new(clients: usize, gpids: Vec<Gpid>) -> Self {
-        let client = || Client { op: None, routes: BTreeMap::new() };
+        let client = || Client { op: None, sent: false, routes: BTreeMap::new() };
         Self {
             clients: (0..clients).map(|_| client()).collect(),
             gpids,
@@ -102,6 +104,7 @@ impl Workload {
         let Some(request) = request else { return };
         checks.history.begin(bus.now, op, &request);
         self.clients[client].op = Some((op, request));
+        self.clients[client].sent = false;
         bus.after(TIMEOUT, Happening::ClientTimeout { client, op });
         self.send(bus, client);
     }
@@ -124,10 +127,12 @@ impl Workload {
         })
     }
 
-    fn send(&self, bus: &mut Bus, client: usize) {
-        let Some((op, request)) = &self.clients[client].op else { return };
-        match self.clients[client].routes.get(&request.gpid) {
+    fn send(&mut self, bus: &mut Bus, client: usize) {
+        let Client { op, sent, routes } = &mut self.clients[client];
+        let Some((op, request)) = op.as_ref().filter(|_| !*sent) else { return };
+        match routes.get(&request.gpid) {
             Some(route) if !route.doubtful || bus.dice.permille(300) => {
+                *sent = true;
                 let packet = Packet::Request { op: *op, request: request.clone() };
                 bus.send(Place::Client(client), Place::Host(route.host), packet);
             }
@@ -136,7 +141,7 @@ impl Workload {
     }
 
     pub fn deliver(&mut self, bus: &mut Bus, checks: &mut Checks, client: usize, packet: Packet) {
-        let Client { op: operation, routes } = &mut self.clients[client];
+        let Client { op: operation, routes, .. } = &mut self.clients[client];
         match packet {
             Packet::RouteIs { gpid, primary } => {
                 let waits = operation.as_ref().is_some_and(|(_, r)| r.gpid == gpid);

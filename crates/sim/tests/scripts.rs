@@ -5,7 +5,7 @@ use std::path::Path;
 use pegasus_sim::script::Script;
 use pegasus_sim::trace::Trace;
 
-const SEEDS: u64 = 10;
+const SEEDS: u64 = 5;
 
 #[test]
 fn all_scripts_play_as_told() {

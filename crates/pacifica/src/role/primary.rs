@@ -242,7 +242,7 @@ impl Primary {
             for member in &self.members {
                 ready = ready.min(if member.answered { member.acked } else { Decree::ZERO });
             }
-            for pupil in self.pupils.iter().filter(|p| p.counts(env)) {
+            for pupil in self.pupils.iter().filter(|p| p.counts()) {
                 ready = ready.min(pupil.progress.acked);
             }
         }

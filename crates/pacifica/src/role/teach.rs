@@ -53,10 +53,7 @@ impl Pupil {
         self.progress.answered
     }
 
-    pub fn counts(&self, env: &Env<'_>) -> bool {
-        if env.options.sabotage == Sabotage::ForgetAskedMember {
-            return self.joined() && !self.asked;
-        }
+    pub fn counts(&self) -> bool {
         self.joined() || self.asked
     }
 

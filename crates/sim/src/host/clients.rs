@@ -71,7 +71,7 @@ impl Host {
         let Some(process) = &self.process else { return true };
         let gpid = request.gpid;
         if request.verb == Verb::Get {
-            return match process.core.serving(now, gpid) {
+            return match self.may_read(cx, gpid) {
                 Serving::Yes => {
                     self.read(cx, client, op, request);
                     true
@@ -89,6 +89,14 @@ impl Host {
             Admission::Refused(code) => self.respond(cx, client, op, Response::Refused(code)),
         }
         true
+    }
+
+    fn may_read(&self, cx: &Cx<'_>, gpid: Gpid) -> Serving {
+        let Some(process) = &self.process else { return Serving::Wait };
+        if cx.settings.sabotage.serve_unasked && self.is_primary(gpid) {
+            return Serving::Yes;
+        }
+        process.core.serving(self.clock.at(cx.bus.now), gpid)
     }
 
     fn read(&mut self, cx: &mut Cx<'_>, client: usize, op: OpId, request: &Request) {
@@ -115,9 +123,7 @@ impl Host {
         gpid: Gpid,
         response: Response,
     ) {
-        let now = self.clock.at(cx.bus.now);
-        let Some(process) = &self.process else { return };
-        let response = match process.core.serving(now, gpid) {
+        let response = match self.may_read(cx, gpid) {
             Serving::Yes => response,
             Serving::Wait | Serving::No(_) => Response::Refused(ErrorCode::InvalidState),
         };

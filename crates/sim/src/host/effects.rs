@@ -70,7 +70,7 @@ impl Host {
 
     fn open_for_learning(&mut self, cx: &mut Cx<'_>, gpid: Gpid, config: &PartitionConfig) -> Event {
         let blank = PartitionConfig::unassigned(gpid, config.max_replica_count);
-        self.files.insert(gpid, ReplicaFile::new(blank.clone(), true, cx.bus.dice.next()));
+        self.files.insert(gpid, ReplicaFile::new(blank.clone(), true, cx.bus.dice.roll()));
         self.start_flushing(cx, gpid);
         let replica = Recovered {
             config: blank,

@@ -52,7 +52,7 @@ impl Host {
             durability: cx.settings.durability,
             ..LogOptions::default()
         };
-        let log_id = cx.bus.dice.next();
+        let log_id = cx.bus.dice.roll();
         let (log, summary) = LogCore::open(Arc::new(self.disk.clone()), options, log_id)
             .map_err(|error| format!("the log does not open: {error}"))?;
         cx.bus.trace.line(cx.bus.now, format_args!("{} log: {summary:?}", self.node));
@@ -63,9 +63,6 @@ impl Host {
     pub(super) fn opened(&mut self, cx: &mut Cx<'_>, gpid: Gpid) {
         let Some(process) = &mut self.process else { return };
         let Some(file) = self.files.get_mut(&gpid) else { return };
-        if cx.settings.sabotage.skip_replay {
-            file.engine.forget_to_flush();
-        }
         let mut replay = Replay::new(file.engine.durable(), cx.settings.core.recent);
         let mut read = || -> Result<(), String> {
             let records =
@@ -78,7 +75,9 @@ impl Host {
                     .push(ballot, committed, record.mutation, location, &mut ready)
                     .map_err(|e| e.to_string())?;
                 for (mutation, _) in ready.drain(..) {
-                    file.engine.apply(&mutation)?;
+                    if !cx.settings.sabotage.skip_replay {
+                        file.engine.apply(&mutation)?;
+                    }
                 }
             }
             Ok(())

@@ -116,7 +116,7 @@ impl Host {
         }
         let Some(file) = self.files.get_mut(&gpid) else { return };
         process.log.forget(gpid, file.copy_id);
-        file.copy_id = cx.bus.dice.next();
+        file.copy_id = cx.bus.dice.roll();
         file.engine = Engine::from_rows(rows, decree);
         self.step(cx, Event::CopiedRows { gpid, signature, decree });
     }

@@ -149,7 +149,7 @@ impl Host {
         self.disk.repair();
         self.paused_until = 0;
         cx.bus.lives[self.id] += 1;
-        let incarnation = cx.bus.dice.next();
+        let incarnation = cx.bus.dice.roll();
         let log = match self.open_log(cx) {
             Ok(log) => log,
             Err(why) => return cx.checks.violation(cx.bus.now, format!("{}: {why}", self.node)),
@@ -309,7 +309,7 @@ impl Host {
         let gpid = config.gpid;
         let creating = info.status == AppStatus::Creating && config.is_member(&self.node);
         if creating && !self.files.contains_key(&gpid) {
-            let copy_id = cx.bus.dice.next();
+            let copy_id = cx.bus.dice.roll();
             let blank = PartitionConfig::unassigned(gpid, config.max_replica_count);
             self.files.insert(gpid, ReplicaFile::new(blank, false, copy_id));
             self.start_flushing(cx, gpid);
