@@ -134,3 +134,24 @@ fn a_dropped_table_leaves_the_disks() {
         assert!(refused.to_string().contains("ERR_OBJECT_NOT_FOUND"), "{refused}");
     });
 }
+
+#[test]
+fn a_disk_that_goes_away_takes_its_replicas_out_of_their_groups() {
+    run(async || {
+        let Cluster { meta, nodes, dir } = cluster("disk_stat_interval_seconds = 1\n").await;
+        let client = Client::new(&meta, PARTITIONS);
+        fill(&client, 50).await;
+        std::fs::rename(dir.path().join("b"), dir.path().join("elsewhere")).unwrap();
+        let gone = nodes[1].node.clone();
+        meta.until("the groups go on without it", || {
+            (0..PARTITIONS).all(|index| !meta.config(index).is_member(&gone))
+        })
+        .await;
+        client.put("after", "s", "v").await;
+        assert_eq!(client.get("k7", "s").await.map(|v| v.len()), Some(200));
+        assert!(http_get(&nodes[1], "/livez").await.starts_with("HTTP/1.1 200"), "its process stays");
+        let broken = http_get(&nodes[1], "/metrics").await;
+        let line = broken.lines().find(|l| l.starts_with("pegasus_replica_disk_broken")).unwrap().to_owned();
+        assert!(line.ends_with(" 1"), "{line}");
+    });
+}
