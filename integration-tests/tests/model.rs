@@ -3,6 +3,8 @@
 //! A run prints its seed; `PEGASUS_TEST_SEED=n` takes the same operations again, `PEGASUS_TEST_OPERATIONS=n` more of
 //! them. When processes are killed in between, and what they were doing then, is another time another matter.
 
+#![allow(clippy::print_stdout, reason = "also what a test calls tells what it does")]
+
 use pegasus_integration_tests::env_or;
 use pegasus_integration_tests::model::{Plan, run};
 use pegasus_onebox::{Durability, Engine};

@@ -1,6 +1,7 @@
 //! Random operations. What comes depends on the seed alone, except for times, which lie around the present.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use bytes::Bytes;
 use pegasus_types::data::*;
@@ -14,6 +15,8 @@ use super::rows::encode;
 pub const MAX_WRITE_BYTES: usize = 1 << 20;
 /// Of the requests of one burst, which are all on the way together.
 const MAX_BURST: usize = 16;
+/// Some writes are done within that.
+const MAX_PAUSE_US: u64 = 4000;
 
 #[derive(Clone, Debug)]
 pub struct Op {
@@ -22,7 +25,16 @@ pub struct Op {
     pub is_backup: bool,
     /// As some clients send it: nobody checks it.
     pub partition_hash: u64,
+    /// Before it is sent, when it is in a burst of reads and writes: so that reads arrive when some writes are done.
+    pub pause: Duration,
     pub address: Address,
+}
+
+impl Op {
+    pub fn plain(ask: Ask) -> Self {
+        let (partition_hash, pause) = (0, Duration::ZERO);
+        Self { ask, is_backup: false, partition_hash, pause, address: Address::Partition }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -112,10 +124,15 @@ impl Generator {
         self.script.push_back(vec![Ask::Write(WriteRequest::MultiRemove(remove))]);
     }
 
+    /// The last burst was answered as usual. One of the script that was not comes again.
+    pub fn proceed(&mut self) {
+        self.script.pop_front();
+    }
+
     /// The next requests: only writes, only reads, or simple reads among writes.
     pub fn burst(&mut self, now: u32) -> Vec<Op> {
-        if let Some(asks) = self.script.pop_front() {
-            return asks.into_iter().map(|ask| self.op(ask)).collect();
+        if let Some(asks) = self.script.front() {
+            return asks.iter().cloned().map(Op::plain).collect();
         }
         let (kind, most) = match self.flavour {
             Flavour::Odd => (self.rng.random_range(0..9), MAX_BURST),
@@ -145,7 +162,8 @@ impl Generator {
             2 => Address::Server,
             _ => Address::Partition,
         };
-        Op { ask, is_backup, partition_hash, address }
+        let pause = if rng.random_bool(0.5) { rng.random_range(0..MAX_PAUSE_US) } else { 0 };
+        Op { ask, is_backup, partition_hash, pause: Duration::from_micros(pause), address }
     }
 
     fn expire_ts(&mut self, now: u32) -> i32 {
@@ -321,7 +339,25 @@ impl Generator {
         }
     }
 
+    /// A filter that passes many rows, but fewer than are looked at.
+    fn thinning(&mut self) -> (i32, Bytes) {
+        let digit = [b'0' + self.rng.random_range(0..10)];
+        (*one(&mut self.rng, &[1, 3]), Bytes::copy_from_slice(&digit))
+    }
+
     fn multi_get(&mut self) -> MultiGetRequest {
+        if self.flavour == Flavour::Many && self.rng.random_bool(0.3) {
+            let (sort_key_filter_type, sort_key_filter_pattern) = self.thinning();
+            return MultiGetRequest {
+                hash_key: self.keys.hash_keys[0].clone(),
+                max_kv_count: *one(&mut self.rng, &[0, 0, 500, 3000]),
+                no_value: self.rng.random(),
+                sort_key_filter_type,
+                sort_key_filter_pattern,
+                reverse: self.rng.random(),
+                ..Default::default()
+            };
+        }
         let sort_keys = self.sort_keys(0.7);
         let (sort_key_filter_type, sort_key_filter_pattern) = self.filter();
         let bound = |this: &mut Self| {
@@ -359,12 +395,14 @@ impl Generator {
             8 => (Bytes::new(), self.key()),
             _ => (self.key(), self.key()),
         };
-        let filters =
-            if self.rng.random_bool(0.4) { (self.filter(), self.filter()) } else { Default::default() };
-        let (
-            (hash_key_filter_type, hash_key_filter_pattern),
-            (sort_key_filter_type, sort_key_filter_pattern),
-        ) = filters;
+        let no_filter = (0, Bytes::new());
+        let (hash_key, sort_key) = match self.rng.random_range(0..10) {
+            0..4 => (self.filter(), self.filter()),
+            4..6 if self.flavour == Flavour::Many => (no_filter, self.thinning()),
+            _ => (no_filter.clone(), no_filter),
+        };
+        let (hash_key_filter_type, hash_key_filter_pattern) = hash_key;
+        let (sort_key_filter_type, sort_key_filter_pattern) = sort_key;
         let sizes: &[i32] = match self.flavour {
             Flavour::Odd => &[0, 1, 1, 2, 2, 3, 5, 5, 10, 20, 100, 1000, 1001, -1, i32::MAX],
             Flavour::Many => &[0, 100, 127, 128, 129, 999, 1000, 1001, -1, i32::MAX],

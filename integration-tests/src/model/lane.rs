@@ -147,6 +147,9 @@ impl Lane {
             }
             let ops = self.generator.burst(epoch_now());
             let compared = self.burst(ops).await;
+            if self.link.is_some() {
+                self.generator.proceed();
+            }
             done += compared;
             self.shared.done.fetch_add(compared, Ordering::Relaxed);
             bursts += 1;
@@ -197,7 +200,7 @@ impl Lane {
             tokio::time::sleep(RETRY_AFTER).await;
         }
         let nobody = encode(b"nobody has this one", b"either").unwrap_or_default();
-        let barrier = self.plain(Ask::Write(WriteRequest::Remove { key: nobody }));
+        let barrier = Op::plain(Ask::Write(WriteRequest::Remove { key: nobody }));
         loop {
             self.burst(vec![barrier.clone()]).await;
             if self.link.is_some() {
@@ -246,7 +249,7 @@ impl Lane {
         let before = self.candidates.scanners();
         let mut ask = Ask::Read(everything);
         loop {
-            self.burst(vec![self.plain(ask)]).await;
+            self.burst(vec![Op::plain(ask)]).await;
             if self.link.is_none() {
                 return;
             }
@@ -259,14 +262,10 @@ impl Lane {
     }
 
     async fn clear_scanners(&mut self) {
-        let clear = |id| self.plain(Ask::Read(ReadRequest::ClearScanner { context_id: id }));
+        let clear = |id| Op::plain(Ask::Read(ReadRequest::ClearScanner { context_id: id }));
         let all = self.candidates.scanners().into_iter().map(clear).collect();
         self.burst(all).await;
         self.scanners_since = Instant::now();
-    }
-
-    fn plain(&self, ask: Ask) -> Op {
-        Op { ask, is_backup: false, partition_hash: 0, address: Address::Partition }
     }
 
     fn name(&self) -> String {
@@ -278,9 +277,13 @@ impl Lane {
     async fn burst(&mut self, ops: Vec<Op>) -> u64 {
         let Some(Link { connection, server }) = self.link.take() else { return 0 };
         let sent: Vec<Sent> = ops.into_iter().map(|op| self.prepare(op)).collect();
+        let is_mixed = is_mixed(&sent);
         let from = epoch_now();
         let mut calls = Vec::new();
         for one in &sent {
+            if is_mixed {
+                tokio::time::sleep(one.op.pause).await;
+            }
             let mut call = Box::pin(call(&connection, self.head(&one.op), &one.request));
             // The first poll puts the request behind those before it.
             match poll!(call.as_mut()) {
@@ -301,7 +304,6 @@ impl Lane {
             self.candidates.doubt_scanners();
         }
         let (mut compared, mut is_in_order) = (0, is_as_usual);
-        let is_mixed = is_mixed(&sent);
         // After each write of the burst, and before the first.
         let mut states = if is_mixed { vec![self.candidates.clone()] } else { Vec::new() };
         let mut reads = Vec::new();

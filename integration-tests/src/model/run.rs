@@ -159,9 +159,8 @@ async fn lanes_of(cluster: &TestCluster, plan: Plan, shared: &Arc<Shared>) -> Ve
     let mut lanes = Vec::new();
     let mut rng = StdRng::seed_from_u64(!plan.seed);
     let quota_many = plan.operations * MANY_SHARE / 1000;
-    let odd = PARTITIONS - MANY_ROWS + TTL_PARTITIONS;
-    let quota_odd =
-        (plan.operations - quota_many * MANY_ROWS.unsigned_abs() as u64) / odd.unsigned_abs() as u64 + 1;
+    let odd = u64::from((PARTITIONS - MANY_ROWS + TTL_PARTITIONS).unsigned_abs());
+    let quota_odd = (plan.operations - quota_many * u64::from(MANY_ROWS.unsigned_abs())).div_ceil(odd);
     for (table, partitions, many, default_ttl) in
         [("model", PARTITIONS, MANY_ROWS, 0), ("model_ttl", TTL_PARTITIONS, 0, DEFAULT_TTL_S)]
     {
