@@ -105,6 +105,7 @@ pub(crate) enum Chore {
 pub(crate) struct Catalog {
     pub log_id: u64,
     pub segments: BTreeMap<u64, Segment>,
+    /// 0 while there is none, see [`LogCore::open`](crate::LogCore::open).
     pub active: u64,
     pub copies: BTreeMap<CopyKey, CopyIndex>,
     /// Up to here the log is synced.
@@ -144,26 +145,34 @@ impl Catalog {
         }
     }
 
-    pub fn insert(&mut self, entry: Entry) {
-        if self.forgotten.contains(&entry.copy) {
+    /// Publishes records of one segment. Those of one copy mostly come together, and are looked up together: readers
+    /// wait for this.
+    pub fn insert(&mut self, entries: &[Entry]) {
+        for run in entries.chunk_by(|a, b| a.copy == b.copy) {
+            self.insert_run(run[0].copy, run);
+        }
+    }
+
+    fn insert_run(&mut self, key: CopyKey, run: &[Entry]) {
+        if self.forgotten.contains(&key) {
             return;
         }
-        let copy = self.copies.entry(entry.copy).or_default();
-        if entry.cuts {
-            copy.index.split_off(&entry.decree);
-            copy.highest = entry.decree;
+        let copy = self.copies.entry(key).or_default();
+        let mut top = Decree::ZERO;
+        for entry in run {
+            if entry.cuts {
+                copy.index.split_off(&entry.decree);
+                copy.highest = entry.decree;
+            }
+            copy.index.insert(entry.decree, entry.location);
+            copy.highest = copy.highest.max(entry.decree);
+            copy.committed = copy.committed.max(entry.committed);
+            top = top.max(entry.decree);
         }
-        copy.index.insert(entry.decree, entry.location);
-        copy.highest = copy.highest.max(entry.decree);
-        copy.committed = copy.committed.max(entry.committed);
-        let highest = self
-            .segments
-            .get_mut(&entry.location.segment)
-            .expect("segments outlive the publication of their records")
-            .copies
-            .entry(entry.copy)
-            .or_default();
-        *highest = (*highest).max(entry.decree);
+        let segment = self.segments.get_mut(&run[0].location.segment);
+        let segment = segment.expect("segments outlive the publication of their records");
+        let highest = segment.copies.entry(key).or_default();
+        *highest = (*highest).max(top);
     }
 
     /// A segment that has just been created becomes the one that is written.
@@ -226,7 +235,8 @@ impl Catalog {
     }
 
     pub fn oldest(&self) -> Option<(u64, &Segment)> {
-        self.segments.first_key_value().map(|(n, s)| (*n, s)).filter(|(n, _)| *n != self.active)
+        // The newest stays, also while the disk is too full to begin another: its roster is the one that counts.
+        self.segments.first_key_value().map(|(n, s)| (*n, s)).filter(|_| self.segments.len() > 1)
     }
 
     pub fn pinned(&self, number: u64) -> bool {

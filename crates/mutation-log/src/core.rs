@@ -20,6 +20,8 @@ use crate::{Completion, Durability, LogError, LogOptions, Record};
 
 /// Largest `segment_bytes`; the rest up to 4 GiB is room for one oversized batch.
 const MAX_SEGMENT_BYTES: u64 = 2 << 30;
+/// Largest append: places in a batch are 32 bits wide, and nobody who counts what he sends comes near it.
+const MAX_APPEND_BYTES: usize = 1 << 30;
 
 /// The log without threads: queue, one write, one sync. [`MutationLog`](crate::MutationLog) drives it from its
 /// writer thread, the simulation calls it inline and may crash the disk between any two calls.
@@ -56,6 +58,13 @@ struct Active {
     offset: u64,
     /// Nothing but the roster so far.
     fresh: bool,
+}
+
+impl Active {
+    /// Stands for the segment that a full disk has no room for: whatever is to be written begins a real one.
+    fn none() -> Self {
+        Self { number: 0, file: Arc::new(NoFile), seed: 0, offset: u64::MAX / 2, fresh: false }
+    }
 }
 
 /// What the next record of a copy has to tell of those before it.
@@ -102,6 +111,9 @@ impl Deref for LogCore {
 
 impl LogCore {
     /// Recovers the log that is there. `log_id`: random, used only when there is none yet.
+    ///
+    /// A full disk is no reason to give up a log that can be read: it is opened without a segment to write, appends
+    /// fail with `DiskFull` until one can be begun.
     pub fn open(
         disk: Arc<dyn Disk>,
         options: LogOptions,
@@ -110,19 +122,33 @@ impl LogCore {
         let options =
             LogOptions { segment_bytes: options.segment_bytes.clamp(4096, MAX_SEGMENT_BYTES), ..options };
         let Recovered { mut catalog, chains, next_number, next_seq, previous, empty, summary } =
-            recovery::recover(&*disk, log_id, options.durability)?;
+            recovery::recover(&*disk, log_id, options.known, options.durability)?;
         let start = SegmentStart { number: next_number, next_seq, previous };
         let roster = roster_of(&catalog, &chains);
-        let active = create_segment(&*disk, log_id_and_mark(&catalog), &start, &roster)
-            .map_err(|failure| failure.into_error(&mut catalog))?;
-        catalog.adopt(&active.file, active.number, active.offset);
-        // Segments without records: only now, when the new roster is durable.
-        for number in empty {
-            catalog.segments.remove(&number);
-            catalog.to_sync.retain(|n| *n != number);
-            disk.remove(&segment_name(number)).map_err(LogError::io("remove an empty segment"))?;
-        }
-        disk.sync_dir().map_err(LogError::io("sync the log's directory"))?;
+        let active = match create_segment(&*disk, log_id_and_mark(&catalog), &start, &roster) {
+            Ok(active) => {
+                catalog.adopt(&active.file, active.number, active.offset);
+                if catalog.to_sync.is_empty() {
+                    catalog.mark = Position { segment: active.number, offset: active.offset };
+                }
+                // Segments without records: only now, when the new roster is durable.
+                for number in empty {
+                    catalog.segments.remove(&number);
+                    catalog.to_sync.retain(|n| *n != number);
+                    disk.remove(&segment_name(number)).map_err(LogError::io("remove an empty segment"))?;
+                }
+                disk.sync_dir().map_err(LogError::io("sync the log's directory"))?;
+                active
+            }
+            Err(CreateFailure::Full) if !summary.is_new => {
+                tracing::error!(
+                    "the disk is full: the log can be read, but takes nothing until there is room"
+                );
+                catalog.stats.disk_full = true;
+                Active::none()
+            }
+            Err(failure) => return Err(failure.into_error(&mut catalog)),
+        };
         let house = House::new(catalog, disk);
         let core = Self {
             options,
@@ -130,7 +156,7 @@ impl LogCore {
             house,
             queue: VecDeque::new(),
             queued_bytes: 0,
-            next_number: active.number + 1,
+            next_number: next_number + 1,
             active,
             next_seq,
             previous,
@@ -233,7 +259,7 @@ impl LogCore {
             }
             let append = self.queue.pop_front().expect("just looked at");
             self.queued_bytes -= append.bytes;
-            match self.check(&append.records) {
+            match self.check(&append) {
                 Ok(()) => {
                     batch += append.bytes;
                     appends.push(append);
@@ -245,11 +271,15 @@ impl LogCore {
     }
 
     /// May this append go into the log? If so, it fills the holes of its copies.
-    fn check(&mut self, records: &[Record]) -> Result<(), LogError> {
+    fn check(&mut self, append: &Append) -> Result<(), LogError> {
+        if append.bytes > MAX_APPEND_BYTES {
+            return Err(LogError::AppendTooLarge { bytes: append.bytes });
+        }
+        let records = &append.records;
         for record in records {
             let m = &record.mutation;
             if m.body.len() > MAX_BODY_LEN {
-                return Err(LogError::TooLarge { bytes: m.body.len() });
+                return Err(LogError::TooLarge { gpid: m.gpid, decree: m.decree, bytes: m.body.len() });
             }
             if !m.verify() {
                 return Err(LogError::CorruptMutation { gpid: m.gpid, decree: m.decree });
@@ -420,8 +450,12 @@ impl LogCore {
             Err(failure) => return Err(failure.into_error(&mut catalog)),
         };
         catalog.adopt(&active.file, active.number, active.offset);
-        if self.options.durability == Durability::PageCache {
-            catalog.to_sync.push_back(self.active.number);
+        match self.options.durability {
+            Durability::Sync => {
+                catalog.mark = Position { segment: active.number, offset: active.offset };
+            }
+            Durability::PageCache if self.active.number > 0 => catalog.to_sync.push_back(self.active.number),
+            Durability::PageCache => {}
         }
         self.active = active;
         if self.moving.is_none()
@@ -504,9 +538,7 @@ fn is_full(error: &io::Error) -> bool {
 
 fn publish(catalog: &mut Catalog, written: Vec<Written>, done: &mut Vec<Completion>) {
     for w in written {
-        for entry in &w.entries {
-            catalog.insert(*entry);
-        }
+        catalog.insert(&w.entries);
         if let Some(token) = w.token {
             let locations = w.entries.iter().map(|e| e.location).collect();
             done.push(Completion { token, result: Ok(locations) });
@@ -522,6 +554,32 @@ fn roster_of(catalog: &Catalog, chains: &BTreeMap<CopyKey, Chain>) -> Roster {
         lost: catalog.copies.get(key).and_then(|c| c.lost),
     };
     Roster { unsettled: catalog.unsettled, entries: chains.iter().map(entry).collect() }
+}
+
+/// See [`Active::none`].
+#[derive(Debug)]
+struct NoFile;
+
+impl LogFile for NoFile {
+    fn write_all_at(&self, _: u64, _: &[u8]) -> io::Result<()> {
+        Err(io::ErrorKind::StorageFull.into())
+    }
+
+    fn read_exact_at(&self, _: u64, _: &mut [u8]) -> io::Result<()> {
+        Err(io::ErrorKind::UnexpectedEof.into())
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        Ok(0)
+    }
+
+    fn truncate(&self, _: u64) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 struct SegmentStart {

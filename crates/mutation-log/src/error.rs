@@ -39,8 +39,14 @@ pub enum LogError {
     /// An earlier append of this copy failed at `expected`.
     #[error("{gpid}: an append at decree {got} would leave a hole at {expected}")]
     Hole { gpid: Gpid, got: Decree, expected: Decree },
-    #[error("a mutation of {bytes} bytes is larger than a record may be")]
-    TooLarge { bytes: usize },
+    #[error("{gpid} decree {decree}: a mutation of {bytes} bytes is larger than a record may be")]
+    TooLarge { gpid: Gpid, decree: Decree, bytes: usize },
+    #[error("an append of {bytes} bytes is larger than a batch may be")]
+    AppendTooLarge { bytes: usize },
+    /// [`LogOptions::known`](crate::LogOptions::known) says that there was one. Without it every copy would look as
+    /// if it had nothing but what its engine has: acknowledged writes would be gone and nobody told.
+    #[error("the log that was here is gone or cannot be read: not mounted, emptied or damaged")]
+    Gone,
     /// Records that this copy needs are lost. The copy must be quarantined and learned again.
     #[error("{gpid}: records of the log are lost ({lost:?})")]
     Damaged { gpid: Gpid, lost: Lost },

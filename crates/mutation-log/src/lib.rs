@@ -43,7 +43,7 @@ pub use core::{Appended, LogCore};
 pub use disk::{DirDisk, Disk, LogFile};
 pub use error::{LogError, Lost};
 pub use log::{Full, MutationLog};
-pub use options::{Durability, LogOptions, Record};
+pub use options::{Durability, Known, LogOptions, Record};
 pub use read::{Records, Replay};
 pub use recovery::{Cut, DamagedRegion, RecoverySummary};
 pub use stats::LogStats;

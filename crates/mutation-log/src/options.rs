@@ -21,8 +21,21 @@ impl fmt::Display for Durability {
     }
 }
 
+/// What is known from elsewhere of the log that is to be opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Known {
+    /// An empty directory is a new log.
+    #[default]
+    Nothing,
+    /// There is one, whatever its id: its partitions are there.
+    Exists,
+    /// As [`RecoverySummary::log_id`](crate::RecoverySummary::log_id) told it. No other log is taken for it.
+    Id(u64),
+}
+
 #[derive(Clone, Debug)]
 pub struct LogOptions {
+    pub known: Known,
     pub durability: Durability,
     /// A new segment begins when the next batch would pass this size. At most 2 GiB.
     pub segment_bytes: u64,
@@ -39,6 +52,7 @@ pub struct LogOptions {
 impl Default for LogOptions {
     fn default() -> Self {
         Self {
+            known: Known::Nothing,
             durability: Durability::Sync,
             // Large enough that creating one (two fsyncs) is rare, small enough to be freed soon.
             segment_bytes: 64 << 20,

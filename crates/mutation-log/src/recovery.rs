@@ -26,21 +26,27 @@ use crate::core::Chain;
 use crate::disk::{Disk, LogFile};
 use crate::error::{LogError, Lost};
 use crate::format::{
-    self, CopyKey, Kind, Position, RecordHeader, SEGMENT_HEADER_LEN, SegmentHeader, segment_name,
+    self, BATCH_HEADER_LEN, CopyKey, Kind, Position, RECORD_HEADER_LEN, RecordHeader, SEGMENT_HEADER_LEN,
+    SegmentHeader, segment_name,
 };
-use crate::options::Durability;
-use crate::roster::Roster;
+use crate::options::{Durability, Known};
+use crate::roster::{self, Roster};
 use crate::scan::{Found, Piece, scan};
 
-/// A first segment that was never finished is at most this long; a longer file without any valid header is a
-/// log that has been destroyed.
-const UNBORN_BYTES: u64 = 4096;
+/// A first segment that was never finished is at most this long: nothing but its roster of nobody. A longer file
+/// without any valid header is a log that has been destroyed.
+const UNBORN_BYTES: u64 =
+    (SEGMENT_HEADER_LEN + BATCH_HEADER_LEN + RECORD_HEADER_LEN + roster::EMPTY_LEN) as u64;
 /// Bytes that are tried at once when a read fails, so that one bad sector costs no more than it must.
 const SECTOR_BYTES: usize = 4096;
 
 /// What was found at the start.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RecoverySummary {
+    /// Random, made with the log. To be kept elsewhere, see [`Known`].
+    pub log_id: u64,
+    /// There was none before.
+    pub is_new: bool,
     pub segments: usize,
     pub bytes: u64,
     pub records: usize,
@@ -85,6 +91,7 @@ pub(crate) struct Recovered {
 pub(crate) fn recover(
     disk: &dyn Disk,
     new_log_id: u64,
+    known: Known,
     durability: Durability,
 ) -> Result<Recovered, LogError> {
     let names = disk.list().map_err(LogError::io("list the log's directory"))?;
@@ -92,7 +99,7 @@ pub(crate) fn recover(
     numbers.sort_unstable();
     let next_number = numbers.last().map_or(1, |n| n + 1);
     let mut files = open_all(disk, &numbers)?;
-    let Some(log_id) = find_log_id(&files)? else {
+    let Some(log_id) = identify(&files, known)? else {
         for file in files {
             remove(disk, file.number)?;
         }
@@ -103,11 +110,11 @@ pub(crate) fn recover(
             next_seq: 0,
             previous: 0,
             empty: Vec::new(),
-            summary: RecoverySummary::default(),
+            summary: RecoverySummary { log_id: new_log_id, is_new: true, ..RecoverySummary::default() },
         });
     };
     let mark = proven_mark(&files, log_id)?;
-    let mut summary = RecoverySummary::default();
+    let mut summary = RecoverySummary { log_id, ..RecoverySummary::default() };
     let mut audit = Audit::default();
     let mut walk = Walk::default();
     // One segment at a time: what is kept of it is its index.
@@ -201,6 +208,27 @@ fn open_all(disk: &dyn Disk, numbers: &[u64]) -> Result<Vec<SegmentFile>, LogErr
 }
 
 /// None = there is no log yet.
+fn identify(files: &[SegmentFile], known: Known) -> Result<Option<u64>, LogError> {
+    match (find_log_id(files)?, known) {
+        (Some(found), Known::Id(id)) if found != id => {
+            let why = "belongs to another log than the one that was here before".into();
+            Err(LogError::Unusable { segment: files.first().map_or(0, |f| f.number), why })
+        }
+        (Some(found), _) => Ok(Some(found)),
+        (None, Known::Id(id)) if proven_mark(files, id)? > Position::default() => Ok(Some(id)),
+        (None, Known::Id(_) | Known::Exists) => Err(LogError::Gone),
+        (None, Known::Nothing) => match files {
+            [] => Ok(None),
+            [only] if only.len <= UNBORN_BYTES => Ok(None),
+            [first, ..] => {
+                let why = "no valid header in any segment".into();
+                Err(LogError::Unusable { segment: first.number, why })
+            }
+        },
+    }
+}
+
+/// The id that the headers agree on; None = no header is valid.
 fn find_log_id(files: &[SegmentFile]) -> Result<Option<u64>, LogError> {
     let mut log_id = None;
     for file in files {
@@ -218,15 +246,7 @@ fn find_log_id(files: &[SegmentFile]) -> Result<Option<u64>, LogError> {
             SegmentHeader::Valid { .. } | SegmentHeader::Invalid => {}
         }
     }
-    match files {
-        [only] if log_id.is_none() && only.len > UNBORN_BYTES => {
-            Err(LogError::Unusable { segment: only.number, why: "no valid header in any segment".into() })
-        }
-        [first, _, ..] if log_id.is_none() => {
-            Err(LogError::Unusable { segment: first.number, why: "no valid header in any segment".into() })
-        }
-        _ => Ok(log_id),
-    }
+    Ok(log_id)
 }
 
 impl SegmentFile {

@@ -14,6 +14,8 @@ use pegasus_types::{Decree, Gpid};
 use crate::error::Lost;
 use crate::format::CopyKey;
 
+/// Of a roster without entries.
+pub(crate) const EMPTY_LEN: usize = 1 + 4;
 const ENTRY_LEN: usize = 8 + 4 + 4 + 4 + 8 + 8;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +36,7 @@ pub(crate) struct Roster {
 
 impl Roster {
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(5 + self.entries.len() * ENTRY_LEN);
+        let mut out = Vec::with_capacity(EMPTY_LEN + self.entries.len() * ENTRY_LEN);
         out.push(u8::from(self.unsettled));
         out.extend(u32::try_from(self.entries.len()).expect("copies on one disk").to_le_bytes());
         for e in &self.entries {
@@ -107,6 +109,7 @@ mod tests {
                 entry(2, Some(Lost::Unknown)),
             ],
         };
+        assert_eq!(Roster::default().encode().len(), EMPTY_LEN);
         let bytes = roster.encode();
         assert_eq!(Roster::decode(&bytes), Some(roster));
         for len in 0..bytes.len() {

@@ -1,7 +1,7 @@
 //! Bytes that were synced and are not what they were.
 
 use pegasus_mutation_log::mem_disk::MemDisk;
-use pegasus_mutation_log::{Disk, Durability, LogCore, LogError, Lost, Record};
+use pegasus_mutation_log::{Disk, Durability, Known, LogCore, LogError, Lost, Record};
 use pegasus_types::Gpid;
 
 use crate::support::*;
@@ -242,5 +242,57 @@ fn noise() {
                 }
             }
         }
+    }
+}
+
+const FIRST: &str = "log.000000000001";
+
+#[test]
+fn a_young_log_with_a_damaged_header_is_not_a_new_log() {
+    for batches in 1..=3 {
+        let disk = MemDisk::default();
+        let (mut log, summary) = open(&disk, Durability::Sync);
+        assert!(summary.is_new && summary.log_id == 77);
+        for decree in 1..=batches {
+            append(&mut log, vec![record(P0, decree)]).unwrap();
+        }
+        drop(log);
+        disk.damage(FIRST, |data| data[20] ^= 1);
+        for known in [Known::Nothing, Known::Exists] {
+            let opened = open_known(&disk.snapshot(), known).map(|(_, summary)| summary);
+            assert!(
+                matches!(opened, Err(LogError::Unusable { .. } | LogError::Gone)),
+                "{known:?}: {opened:?}"
+            );
+        }
+        // Who knows its id can read it.
+        let (log, summary) = open_known(&disk, Known::Id(77)).unwrap();
+        assert_eq!((summary.damaged.len(), summary.is_new, summary.log_id), (1, false, 77));
+        assert_eq!(replayed(&log, P0, 0).unwrap(), (1..=batches).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn a_log_that_is_gone_or_another_one_is_not_a_new_one() {
+    let disk = MemDisk::default();
+    drop(open(&disk, Durability::Sync));
+    for (known, fits) in
+        [(Known::Nothing, true), (Known::Exists, true), (Known::Id(77), true), (Known::Id(1), false)]
+    {
+        match open_known(&disk.snapshot(), known) {
+            Ok((_, summary)) => assert!(fits && !summary.is_new && summary.log_id == 77, "{known:?}"),
+            Err(error) => assert!(!fits && matches!(error, LogError::Unusable { .. }), "{known:?}: {error}"),
+        }
+    }
+    let unborn = disk.snapshot();
+    unborn.damage(FIRST, |data| data.truncate(100));
+    unborn.damage(FIRST, |data| data[20] ^= 1);
+    for disk in [MemDisk::default(), unborn] {
+        for known in [Known::Exists, Known::Id(77)] {
+            let opened = open_known(&disk.snapshot(), known).map(|(_, summary)| summary);
+            assert!(matches!(opened, Err(LogError::Gone)), "{known:?}: {opened:?}");
+        }
+        let (_, summary) = open_known(&disk, Known::Nothing).unwrap();
+        assert!(summary.is_new && summary.log_id == 78, "a first start that came to no end");
     }
 }

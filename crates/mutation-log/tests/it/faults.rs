@@ -1,7 +1,7 @@
 //! Disks that say no.
 
 use pegasus_mutation_log::mem_disk::{Faults, MemDisk};
-use pegasus_mutation_log::{Completion, Durability, LogCore, LogError};
+use pegasus_mutation_log::{Completion, Disk, Durability, Known, LogCore, LogError, LogOptions};
 use pegasus_types::Decree;
 
 use crate::support::*;
@@ -129,4 +129,70 @@ fn a_mutation_that_was_damaged_on_its_way_is_refused() {
     assert!(matches!(done[0].result, Err(LogError::CorruptMutation { gpid: P0, decree: Decree(1) })));
     assert!(matches!(done[1].result, Err(LogError::Hole { .. })));
     assert!(done[2].result.is_ok());
+}
+
+#[test]
+fn one_append_is_bounded() {
+    let disk = MemDisk::default();
+    let (mut log, _) = open(&disk, Durability::Sync);
+    let body = vec![0; 200 << 20];
+    // One body, shared: 1.2 GB on paper.
+    let mutation =
+        pegasus_types::Mutation::new(P0, Decree(1), pegasus_types::Ballot(1), 1, bytes::Bytes::from(body));
+    let one = pegasus_mutation_log::Record { mutation, ..record(P0, 1) };
+    log.enqueue(vec![one; 6], 1);
+    assert!(matches!(pump(&mut log)[0].result, Err(LogError::AppendTooLarge { .. })));
+}
+
+#[test]
+fn a_disk_that_is_full_at_the_start_can_be_read_and_goes_on_later() {
+    for durability in [Durability::Sync, Durability::PageCache] {
+        let disk = MemDisk::default();
+        let full = Faults { capacity: Some(0), ..Faults::default() };
+        disk.set_faults(full);
+        let new = LogCore::open(std::sync::Arc::new(disk.clone()), options(durability), 1);
+        assert!(
+            matches!(new, Err(LogError::DiskFull)),
+            "a log that is not there yet is nothing to go on with"
+        );
+        disk.set_faults(Faults::default());
+
+        let (mut log, _) = open(&disk, durability);
+        for decree in 1..=60 {
+            append(&mut log, vec![record(P0, decree)]).unwrap();
+        }
+        drop(log);
+        let known = Known::Id(77);
+        let names = disk.list().unwrap();
+        let segments = names.len();
+        let used = names.iter().map(|name| disk.read(name).len()).sum();
+        disk.set_faults(Faults { capacity: Some(used), ..full });
+        // Again and again: nothing gets lost by trying.
+        for _ in 0..3 {
+            let options = LogOptions { known, ..options(durability) };
+            let (mut log, summary) = open_with(&disk, options);
+            assert_eq!((summary.lost.len(), log.stats().disk_full), (0, true));
+            assert_eq!(replayed(&log, P0, 0).unwrap(), (1..=60).collect::<Vec<_>>());
+            assert!(matches!(append(&mut log, vec![record(P0, 61)]), Err(LogError::DiskFull)));
+        }
+        let durable_at = |log: &mut LogCore, decree| {
+            log.set_needed_from(P0, copy_of(P0), Decree(decree));
+            log.keep_house();
+        };
+        let (mut log, _) = open_with(&disk, LogOptions { known, ..options(durability) });
+        disk.set_faults(full);
+        durable_at(&mut log, 30);
+        let left = disk.list().unwrap().len();
+        assert!(left < segments, "room is made by what is no longer needed: {left} of {segments}");
+        durable_at(&mut log, 60);
+        assert_eq!(disk.list().unwrap().len(), 1, "the newest stays, whoever needs it");
+        assert!(matches!(append(&mut log, vec![record(P0, 61)]), Err(LogError::DiskFull)));
+        disk.set_faults(Faults::default());
+        assert!(matches!(append(&mut log, vec![record(P0, 62)]), Err(LogError::Hole { .. })));
+        append(&mut log, vec![record(P0, 61)]).unwrap();
+        drop(log);
+        let (log, summary) = open_with(&disk, LogOptions { known, ..options(durability) });
+        assert_eq!((summary.damaged.len(), summary.lost.len()), (0, 0), "{summary:?}");
+        assert_eq!(replayed(&log, P0, 60).unwrap(), [61]);
+    }
 }

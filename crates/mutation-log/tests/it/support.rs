@@ -2,7 +2,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use pegasus_mutation_log::mem_disk::MemDisk;
-use pegasus_mutation_log::{Completion, Durability, LogCore, LogError, LogOptions, Record, RecoverySummary};
+use pegasus_mutation_log::{
+    Completion, Durability, Known, LogCore, LogError, LogOptions, Record, RecoverySummary,
+};
 use pegasus_types::{Ballot, Decree, Gpid, Mutation};
 
 pub const P0: Gpid = Gpid::new(1, 0);
@@ -43,6 +45,11 @@ pub fn open(disk: &MemDisk, durability: Durability) -> (LogCore, RecoverySummary
 
 pub fn open_with(disk: &MemDisk, options: LogOptions) -> (LogCore, RecoverySummary) {
     LogCore::open(Arc::new(disk.clone()), options, 77).unwrap()
+}
+
+/// As at a start at which something else knows of the log.
+pub fn open_known(disk: &MemDisk, known: Known) -> Result<(LogCore, RecoverySummary), LogError> {
+    LogCore::open(Arc::new(disk.clone()), LogOptions { known, ..options(Durability::Sync) }, 78)
 }
 
 /// One batch, synced.
