@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow};
 use pegasus_config::common::Durability;
-use pegasus_mutation_log::{Completion, MutationLog};
+use pegasus_mutation_log::{Completion, Known, LogOptions, MutationLog};
 use pegasus_pacifica::{Event, NodeCore};
 use pegasus_rpc::listener::{self, Handlers};
 use pegasus_rpc::peer::{Identity, PeerEvent, PeerPool, PoolOptions, serve_replica_peer};
@@ -227,8 +227,16 @@ async fn open_disks(
             let (index, done) = (disks.len(), done.clone());
             let on_done = move |completions| drop(done.send((index, completions)));
             let begun = Instant::now();
-            match MutationLog::open(&dir.log_dir(), options.clone(), Box::new(on_done)) {
+            // An emptied log would make every replica look sound and lack what only the log had.
+            let known = match dir.log_id() {
+                Some(id) => Known::Id(id),
+                None if dir.has_replicas() => Known::Exists,
+                None => Known::Nothing,
+            };
+            let options = LogOptions { known, ..options.clone() };
+            match MutationLog::open(&dir.log_dir(), options, Box::new(on_done)) {
                 Ok((log, summary)) => {
+                    dir.note_log(summary.log_id);
                     let ms = begun.elapsed().as_millis() as u64;
                     tracing::info!(disk = dir.tag(), ?summary, ms, "mutation log opened");
                     let mut disk = Disk::new(dir.tag().to_owned(), dir.path().to_owned(), log);

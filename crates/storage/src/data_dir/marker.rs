@@ -26,6 +26,9 @@ pub struct Marker {
     /// Since then, writes may have been acknowledged that were only in the page cache.
     #[serde(default)]
     pub unsynced: bool,
+    /// Id of the mutation log that was made here: no other one, and no new one, is taken for it.
+    #[serde(default)]
+    pub log_id: Option<u64>,
     /// All other data directories that the node ever had beside this one.
     pub siblings: BTreeSet<PathBuf>,
 }
@@ -37,6 +40,7 @@ impl Marker {
             node,
             cluster_id,
             boot_id: None,
+            log_id: None,
             unsynced: false,
             siblings: BTreeSet::new(),
         }

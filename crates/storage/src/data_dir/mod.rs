@@ -134,9 +134,10 @@ impl DataDirs {
         let marked = self.dirs.iter().filter(|dir| dir.lock_marker().is_some());
         let marked: BTreeSet<PathBuf> = marked.map(|dir| dir.spec.path.clone()).collect();
         for dir in self.usable() {
-            let Some(mut next) = dir.lock_marker().clone() else { continue };
-            next.siblings.extend(marked.iter().filter(|path| **path != dir.spec.path).cloned());
-            dir.save_marker(next);
+            // Not saved without need: a full disk is no reason not to start.
+            dir.edit_marker(|marker| {
+                marker.siblings.extend(marked.iter().filter(|path| **path != dir.spec.path).cloned());
+            });
         }
     }
 
@@ -289,6 +290,21 @@ impl DataDir {
     /// Directory of the disk's mutation log.
     pub fn log_dir(&self) -> PathBuf {
         self.spec.path.join("replica").join("log")
+    }
+
+    /// The log that was made here, as [`Self::note_log`] was told.
+    pub fn log_id(&self) -> Option<u64> {
+        self.lock_marker().as_ref().and_then(|marker| marker.log_id)
+    }
+
+    /// Whether anything of a replica is here, be it garbage: then there must be a log, too.
+    pub fn has_replicas(&self) -> bool {
+        replicas::any(&self.spec.path)
+    }
+
+    /// To be called when the log is there, durably, and before the first replica is made.
+    pub fn note_log(&self, log_id: u64) {
+        self.edit_marker(|marker| marker.log_id = Some(log_id));
     }
 
     /// Random, made when the directory was first used. None while it is broken.

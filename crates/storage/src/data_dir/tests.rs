@@ -176,3 +176,21 @@ fn replicas_are_made_found_and_set_aside() {
     let left = fs::read_dir(dirs.get("a").unwrap().path().join("replica/reps")).unwrap().count();
     assert_eq!(left, 1, "the unfinished one was cleared away");
 }
+
+#[test]
+fn a_directory_remembers_its_log_and_saves_nothing_without_need() {
+    let root = tempfile::tempdir().unwrap();
+    let specs = [spec(root.path(), "a"), spec(root.path(), "b")];
+    let dirs = open(&specs).unwrap();
+    let a = dirs.get("a").unwrap();
+    assert_eq!((a.log_id(), a.has_replicas()), (None, false));
+    a.note_log(7);
+    drop(dirs);
+    // As on a full disk: nothing can be written beside the marker.
+    fs::create_dir(specs[0].path.join(".pegasus-disk.tmp")).unwrap();
+    let dirs = open(&specs).unwrap();
+    let logs: Vec<_> = dirs.iter().map(|dir| (dir.state(), dir.log_id())).collect();
+    assert_eq!(logs, [(DiskState::Normal, Some(7)), (DiskState::Normal, None)]);
+    dirs.get("a").unwrap().note_log(8);
+    assert!(matches!(dirs.get("a").unwrap().state(), DiskState::Broken(_)));
+}
