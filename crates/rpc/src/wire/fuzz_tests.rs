@@ -141,6 +141,13 @@ fn many_tiny_elements_are_refused() {
     let tail = vec![0; 8 << 20];
     let got = Request::decode(Rpc::MultiPut, &mut list(ty::STRUCT, 8 << 20, &tail));
     assert_eq!(got, Err(DecodeError::TooManyItems));
+    // Fewer are in memory at once, but each is executed.
+    let got = Request::decode(Rpc::MultiPut, &mut list(ty::STRUCT, 100 << 10, &tail));
+    assert_eq!(got, Err(DecodeError::TooManyItems));
+    let most = 1 << 16;
+    let got = Request::decode(Rpc::MultiPut, &mut list(ty::STRUCT, most, &tail)).unwrap();
+    let Request::Write(pegasus_types::data::WriteRequest::MultiPut(put)) = got else { panic!("{got:?}") };
+    assert_eq!(put.kvs.len(), most as usize);
     // The same as an unknown field of a scan request.
     let mut unknown = vec![ty::STRUCT, 0, 1, ty::LIST, 0, 77, ty::BOOL];
     unknown.extend_from_slice(&(8_i32 << 20).to_be_bytes());

@@ -6,7 +6,7 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use bytes::BytesMut;
+use bytes::{BufMut, BytesMut};
 use pegasus_types::ErrorCode;
 use tokio::io::{AsyncReadExt, AsyncWrite};
 use tokio::net::TcpStream;
@@ -28,6 +28,8 @@ const MIN_READ: usize = 32 << 10;
 const MAX_GROWTH: usize = 1 << 20;
 /// Incomplete frames up to this size do not count against the bound over all connections.
 const SMALL_PARTIAL: usize = 64 << 10;
+/// Most bytes of one read: who sends a long frame at full speed must not keep the thread to himself.
+const MAX_READ: usize = 256 << 10;
 /// After so many reads the other tasks of the thread run.
 const READS_PER_TURN: u32 = 4;
 /// An output buffer that grew beyond this is given back when it is empty.
@@ -206,7 +208,7 @@ impl Connection {
             if self.held > 0 && self.server.held.get() > self.server.limits.held_bytes {
                 return Poll::Ready(Err(Closed::Overloaded));
             }
-            ready!(pin!(self.stream.read_buf(&mut self.input)).poll(cx))?
+            ready!(pin!(self.stream.read_buf(&mut (&mut self.input).limit(MAX_READ))).poll(cx))?
         };
         self.progress = true;
         self.eof = n == 0;

@@ -24,9 +24,13 @@ pub mod ty {
     pub const LIST: u8 = 15;
 }
 
-/// Most fields and list elements in one frame. A real one has a few fields per record and at most some
-/// thousand records; without a bound a 64 MiB frame of empty elements would become gigabytes of structs.
-const MAX_ITEMS: u32 = 1 << 20;
+/// Most fields and list elements in one frame; without a bound a 64 MiB frame of empty elements would become gigabytes
+/// of structs. The largest real one has three of them per record, and [`MAX_ELEMENTS`] records.
+const MAX_ITEMS: u32 = 1 << 18;
+/// Most elements of one list. Each is executed, so a message of a megabyte must not bring a million of them: that
+/// stopped a node for seconds. A key-value with both of its fields takes 15 bytes and its key, so the longest write
+/// (1 MiB) has fewer; reads have at most some thousand keys.
+const MAX_ELEMENTS: usize = 1 << 16;
 /// How deep unknown fields may nest before the frame is refused. Nothing of Pegasus goes deeper than 4.
 const MAX_SKIP_DEPTH: u32 = 16;
 
@@ -37,7 +41,7 @@ pub enum DecodeError {
     Truncated,
     #[error("negative or impossible length {0}")]
     BadLength(i32),
-    #[error("more than {MAX_ITEMS} fields and list elements")]
+    #[error("more than {MAX_ITEMS} fields and list elements, or more than {MAX_ELEMENTS} in one list")]
     TooManyItems,
     #[error("nested deeper than {MAX_SKIP_DEPTH}")]
     TooDeep,

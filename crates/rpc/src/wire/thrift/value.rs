@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bytes::{BufMut, Bytes};
 use pegasus_types::{ErrorCode, Gpid};
 
-use super::{DecodeError, Reader, Writer, ty};
+use super::{DecodeError, MAX_ELEMENTS, Reader, Writer, ty};
 
 /// Something with a place in a thrift struct.
 pub trait Value: Default {
@@ -123,6 +123,9 @@ impl<T: Value> Value for Vec<T> {
         let len = r.length(T::MIN_BYTES)?;
         if element != T::TYPE && len > 0 {
             return Err(DecodeError::BadType(element));
+        }
+        if len > MAX_ELEMENTS {
+            return Err(DecodeError::TooManyItems);
         }
         let len_u32 = u32::try_from(len).map_err(|_| DecodeError::TooManyItems)?;
         r.items_left = r.items_left.checked_sub(len_u32).ok_or(DecodeError::TooManyItems)?;
