@@ -28,7 +28,7 @@ pub struct KeyInfo {
     pub template: Option<&'static str>,
 }
 
-/// Made by [`section!`](crate::section).
+/// Made by [`section!`](crate::section!).
 pub trait Section: Sized + Default {
     const INFO: &'static SectionInfo;
 
@@ -82,6 +82,8 @@ macro_rules! section {
             )*
         }
     ) => {
+        // `[section]` in these texts is one of the file, no link: they are printed there as well.
+        #[allow(rustdoc::broken_intra_doc_links)]
         $(#[doc = $doc])*
         #[derive(Debug, Clone, PartialEq)]
         $vis struct $name {

@@ -192,7 +192,7 @@ pub fn decode_batch_header(data: &[u8], seed: u32, offset: u64) -> Option<BatchH
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Mutation,
-    /// See [`crate::roster`].
+    /// See `crate::roster`.
     Roster,
 }
 

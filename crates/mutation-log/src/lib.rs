@@ -21,7 +21,7 @@
 //! [`LogCore`] is the log without threads, over the [`Disk`] trait: `crates/sim` runs that very code on a
 //! simulated disk. [`MutationLog`] puts it on its own thread.
 //!
-//! What the bytes look like is told in [`format`], how torn and damaged logs are told apart in [`recovery`].
+//! What the bytes look like is told in [`mod@format`], how torn and damaged logs are told apart in [`recovery`].
 
 mod catalog;
 mod core;

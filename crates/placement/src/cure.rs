@@ -254,7 +254,7 @@ impl Cure {
             })
     }
 
-    /// Looks at every partition. Returns what to do now; [`Cure::notes`] tells the rest.
+    /// Looks at every partition. Returns what to do now; [`Cure::examine`] tells the rest.
     pub fn round(&mut self, now: Millis, view: &ClusterView, liveness: &Liveness) -> Vec<Order> {
         self.examine(now, view, liveness)
             .into_iter()
