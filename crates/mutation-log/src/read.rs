@@ -159,9 +159,20 @@ impl Records {
     /// returns how many. The file is a segment of a log of its own and durable on return. One that is there, from an
     /// attempt that came to no end, is replaced.
     pub fn export(&self, gpid: Gpid, copy_id: u64, to: &std::path::Path) -> Result<usize, LogError> {
+        self.export_after(gpid, copy_id, Decree::ZERO, to)
+    }
+
+    /// As [`export`](Self::export), without the records at or below `from`.
+    pub fn export_after(
+        &self,
+        gpid: Gpid,
+        copy_id: u64,
+        from: Decree,
+        to: &std::path::Path,
+    ) -> Result<usize, LogError> {
         let key = CopyKey { gpid, copy_id };
         let places = match self.house.lock().copies.get(&key) {
-            Some(copy) => copy.index.values().copied().collect(),
+            Some(copy) => copy.index.range(from.next()..).map(|(_, place)| *place).collect(),
             None => Vec::new(),
         };
         let records = Replay::new(Arc::clone(&self.house), gpid, Decree::ZERO, places);

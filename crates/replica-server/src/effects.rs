@@ -141,6 +141,7 @@ fn save_config(
 ) {
     let Some(replica) = state.replicas.get_mut(&gpid) else { return };
     let ballot = config.ballot;
+    let is_settled = !learning && config.is_member(&shell.me);
     replica.meta.config = config;
     replica.meta.learning = learning;
     let mut saving = Box::pin(replica_files::try_save_meta(shell, replica));
@@ -149,7 +150,12 @@ fn save_config(
         let mut said = false;
         loop {
             match saving.await {
-                Ok(()) => return shell.post(Event::ConfigSaved { gpid, ballot, learning }),
+                Ok(()) => {
+                    if is_settled {
+                        replica_files::drop_kept_later(&shell, gpid);
+                    }
+                    return shell.post(Event::ConfigSaved { gpid, ballot, learning });
+                }
                 Err(SaveError { full: true, why }) => {
                     if !std::mem::replace(&mut said, true) {
                         tracing::warn!(%gpid, why, "no space for a configuration, waiting");

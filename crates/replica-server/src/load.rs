@@ -254,21 +254,13 @@ fn open(found: FoundReplica, how: &How) -> Result<Opened, Failure> {
     if let Ok(why) = std::fs::read_to_string(path.join(BROKEN_FILE)) {
         return Err(failure(format!("found broken at an earlier start: {why}")));
     }
-    match open_sound(gpid, &path, meta.clone(), how) {
+    let copy_id = meta.copy_id;
+    match open_sound(gpid, &path, meta, how) {
         Ok(opened) => Ok(opened),
-        // Nobody counts on a learner: it begins again, empty.
-        Err(error) if meta.learning => {
-            tracing::warn!(%gpid, %error, "a learner begins anew");
-            how.log.forget(gpid, meta.copy_id);
-            let meta = ReplicaMeta { copy_id: rand::random(), ..meta };
-            meta.save(&path).map_err(|error| failure(error.to_string()))?;
-            let engine = open_engine(&path, &meta, how).map_err(|error| failure(error.to_string()))?;
-            let replay = Replay::new(engine.applied_decree(), how.keep);
-            let (recovered, locations) = replay.finish(meta.config.clone(), true, how.intact);
-            Ok(Opened { meta, engine, recovered, locations, replayed: 0 })
-        }
+        // A learner's, too: who has stood down is one, and after a power cut of the whole group its data may be all
+        // that is left. Where the group goes on without it, it is put aside and learns into a new directory.
         Err(error) => {
-            let unnoted = error.is_damage() && !let_log_go(gpid, meta.copy_id, &path, how, &error);
+            let unnoted = error.is_damage() && !let_log_go(gpid, copy_id, &path, how, &error);
             Err(Failure { error, unnoted })
         }
     }

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use pegasus_mutation_log::MutationLog;
 use pegasus_pacifica::{Event, Fault, Recovered};
 use pegasus_storage::{PartitionEngine, ReplicaMeta, data_dir};
 use pegasus_types::meta::ReplicaStatus;
@@ -22,7 +23,14 @@ pub fn engine_dir(replica_dir: &Path, copy_id: u64) -> PathBuf {
     data_dir::engine_dir(replica_dir).join(format!("{copy_id:016x}"))
 }
 
-/// Removes what earlier lives, or copies that were not finished, have left.
+/// Of `<life>.keep` beside the engine of an earlier life that is kept, see [`keep_life`].
+const KEPT: &str = "keep";
+
+fn is_kept_mark(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == KEPT)
+}
+
+/// Removes what earlier lives, or copies that were not finished, have left; not what is kept.
 pub fn remove_other_engines(replica_dir: &Path, copy_id: u64) -> std::io::Result<()> {
     let keep = engine_dir(replica_dir, copy_id);
     let all = data_dir::engine_dir(replica_dir);
@@ -31,11 +39,84 @@ pub fn remove_other_engines(replica_dir: &Path, copy_id: u64) -> std::io::Result
     }
     for entry in std::fs::read_dir(all)? {
         let path = entry?.path();
-        if path != keep {
+        if path != keep && !is_kept_mark(&path) && !path.with_extension(KEPT).exists() {
             std::fs::remove_dir_all(path)?;
         }
     }
     Ok(())
+}
+
+/// To be called before another life, copied from a primary, takes the place of this one: it is kept, with the log
+/// records that its engine lacks, until the replica is a member again. So no copy is thrown away for one of which it
+/// is not yet known that it can stand in for it. Of several lives the oldest is kept: the later ones were never
+/// members.
+pub fn keep_life(
+    replica_dir: &Path,
+    gpid: Gpid,
+    copy_id: u64,
+    engine: &dyn PartitionEngine,
+    log: &MutationLog,
+) -> Result<(), String> {
+    let is_empty = engine.applied_decree() == Decree::ZERO && log.held(gpid, copy_id).is_none();
+    let all = data_dir::engine_dir(replica_dir);
+    let mark = engine_dir(replica_dir, copy_id).with_extension(KEPT);
+    let io = |error: std::io::Error| format!("keeping the present life: {error}");
+    for entry in std::fs::read_dir(&all).map_err(io)? {
+        let path = entry.map_err(io)?.path();
+        if is_kept_mark(&path) && path != mark {
+            return Ok(());
+        }
+    }
+    if is_empty {
+        return Ok(());
+    }
+    if let Err(error) = engine.flush(true) {
+        tracing::debug!(%gpid, %error, "flush of a life that is kept; its records say the rest");
+    }
+    let unfinished = all.join("unfinished");
+    for old in [&unfinished, &mark] {
+        if old.exists() {
+            std::fs::remove_dir_all(old).map_err(io)?;
+        }
+    }
+    std::fs::create_dir(&unfinished).map_err(io)?;
+    log.export_after(gpid, copy_id, engine.durable_decree(), &unfinished.join("log-records"))
+        .map_err(|error| error.to_string())?;
+    std::fs::rename(&unfinished, &mark).map_err(io)?;
+    std::fs::File::open(&all).and_then(|dir| dir.sync_all()).map_err(io)
+}
+
+/// The life `copy_id` is a member's now: what was kept of earlier ones goes.
+fn drop_kept(replica_dir: &Path, copy_id: u64) -> std::io::Result<()> {
+    let present = engine_dir(replica_dir, copy_id);
+    for entry in std::fs::read_dir(data_dir::engine_dir(replica_dir))? {
+        let mark = entry?.path();
+        if !is_kept_mark(&mark) {
+            continue;
+        }
+        let life = mark.with_extension("");
+        if life != present && life.exists() {
+            std::fs::remove_dir_all(life)?;
+        }
+        std::fs::remove_dir_all(mark)?;
+    }
+    Ok(())
+}
+
+/// As [`drop_kept`], in the replica's file lane.
+pub fn drop_kept_later(shell: &Rc<Shell>, gpid: Gpid) {
+    let Some((dir, copy_id)) =
+        shell.with(|state| state.replicas.get(&gpid).map(|replica| (replica.dir.clone(), replica.copy_id)))
+    else {
+        return;
+    };
+    let dropped = move || {
+        if let Err(error) = drop_kept(&dir, copy_id) {
+            // Tried again with the next configuration.
+            tracing::warn!(%gpid, %error, "cannot remove an earlier life");
+        }
+    };
+    drop(shell.lanes.run(gpid, dropped));
 }
 
 /// Why a meta file was not saved.
@@ -292,4 +373,68 @@ pub fn collect(shell: &Rc<Shell>, garbage: Vec<Gpid>) {
         }
     });
     shell.wake.notify_one();
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use pegasus_mutation_log::{LogOptions, Record};
+    use pegasus_storage::{EngineKind, EngineOptions, new_factory};
+    use pegasus_types::{Ballot, Mutation};
+
+    use super::*;
+
+    #[test]
+    fn the_last_life_that_was_a_member_is_kept_until_there_is_another() {
+        let root = tempfile::tempdir().unwrap();
+        let gpid = Gpid::new(2, 0);
+        let factory = new_factory(EngineKind::Lsm, EngineOptions::default());
+        let dir = root.path().join("replica");
+        let (done, logged) = std::sync::mpsc::channel();
+        let on_done = Box::new(move |all| drop(done.send(all)));
+        let (log, _) = MutationLog::open(&root.path().join("log"), LogOptions::default(), on_done).unwrap();
+        let life = |copy_id: u64| {
+            let path = engine_dir(&dir, copy_id);
+            std::fs::create_dir_all(&path).unwrap();
+            factory.open(&path).unwrap()
+        };
+        let names = || {
+            let all = std::fs::read_dir(data_dir::engine_dir(&dir)).unwrap();
+            let mut names: Vec<_> = all.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+            names.sort();
+            names.iter().map(|name| name.trim_start_matches('0').to_owned()).collect::<Vec<_>>()
+        };
+        let append = |copy_id| {
+            let body = pegasus_types::mutation::BodyBuilder::with_capacity(0).finish();
+            let mutation = Mutation::new(gpid, Decree(1), Ballot(1), 1, Bytes::from(body));
+            let record = Record { copy_id, ballot: Ballot(1), committed: Decree(0), cuts: false, mutation };
+            log.append(vec![record], 1).unwrap();
+            logged.recv().unwrap();
+        };
+
+        // Nothing to keep of a life that never had anything.
+        let empty = life(1);
+        keep_life(&dir, gpid, 1, &*empty, &log).unwrap();
+        assert_eq!(names(), ["1"]);
+        append(1);
+        keep_life(&dir, gpid, 1, &*empty, &log).unwrap();
+        let records = engine_dir(&dir, 1).with_extension(KEPT).join("log-records");
+        assert!(std::fs::metadata(records).unwrap().len() > 64, "what only the log has");
+        drop((empty, life(2), life(3)));
+        remove_other_engines(&dir, 2).unwrap();
+        assert_eq!(names(), ["1", "1.keep", "2"]);
+        // The next copy before the second life was ever a member's.
+        append(2);
+        keep_life(&dir, gpid, 2, &*life(2), &log).unwrap();
+        drop(life(3));
+        remove_other_engines(&dir, 3).unwrap();
+        assert_eq!(names(), ["1", "1.keep", "3"]);
+        drop_kept(&dir, 3).unwrap();
+        assert_eq!(names(), ["3"]);
+        // It went on with the life that it was about to leave.
+        append(3);
+        keep_life(&dir, gpid, 3, &*life(3), &log).unwrap();
+        drop_kept(&dir, 3).unwrap();
+        assert_eq!(names(), ["3"]);
+    }
 }

@@ -247,7 +247,13 @@ async fn open_disks(
                 Err(error) => return Err(error).context(format!("mutation log of disk {}", dir.tag())),
             }
         }
-        anyhow::ensure!(!disks.is_empty(), "no data directory can be used");
+        if disks.is_empty() {
+            let why = dirs.iter().filter_map(|dir| match dir.state() {
+                DiskState::Broken(why) => Some(format!("{}: {why}", dir.path().display())),
+                DiskState::Normal | DiskState::SpaceInsufficient => None,
+            });
+            anyhow::bail!("no data directory can be used: {}", why.collect::<Vec<_>>().join("; "));
+        }
         Ok((Arc::new(dirs), disks))
     });
     let (dirs, disks) = opening.await.context("opening the disks")??;

@@ -78,6 +78,10 @@ fn a_new_node_is_taught_rows_and_log() {
         assert_eq!(rows_on(&client, &fourth.node).await, 2_300);
         let copied = metric(&fourth, "pegasus_replica_learned_total").await;
         assert_eq!(copied, f64::from(PARTITIONS), "by rows, once each");
+        for index in 0..PARTITIONS {
+            let data = dir.path().join(format!("d/replica/reps/2.{index}.pegasus/data"));
+            assert_eq!(std::fs::read_dir(data).unwrap().count(), 1, "one life, nothing is kept of others");
+        }
         // It stands on its own after a restart of everything.
         nodes.iter_mut().for_each(TestNode::kill);
         let mut fourth = fourth;

@@ -48,3 +48,105 @@ fn a_replica_that_cannot_be_opened_once_loses_nothing() {
         assert_eq!(client.get("h", "s").await.as_deref(), Some("only in the log"));
     });
 }
+
+#[test]
+fn a_log_that_is_gone_is_not_a_new_log() {
+    run(async || {
+        let meta = FakeMeta::start().await;
+        let dir = tempfile::tempdir().unwrap();
+        let mut node =
+            TestNode::start(&meta.node, dir.path().join("a"), "mutation_2pc_min_replica_count = 1\n");
+        meta.create_table(1, &[node.node.clone()], &[]).await;
+        let client = Client::new(&meta, 1);
+        client.put("h", "s", "only in the log").await;
+        node.kill();
+
+        let (log, aside) = (node.dir.join("replica/log"), dir.path().join("aside"));
+        std::fs::rename(&log, &aside).unwrap();
+        for emptied in [false, true] {
+            if emptied {
+                std::fs::create_dir_all(&log).unwrap();
+            }
+            let refused = node.try_restart().unwrap_err();
+            assert!(refused.contains("the log that was here is gone"), "{refused}");
+        }
+        // The log of another disk.
+        let other = TestNode::start(&meta.node, dir.path().join("b"), "").dir.join("replica/log");
+        std::fs::remove_dir_all(&log).unwrap();
+        std::fs::rename(&other, &log).unwrap();
+        let refused = node.try_restart().unwrap_err();
+        assert!(refused.contains("another log"), "{refused}");
+
+        std::fs::remove_dir_all(&log).unwrap();
+        std::fs::rename(&aside, &log).unwrap();
+        // Of a young log the header does not matter.
+        let first = log.join("log.000000000001");
+        let mut bytes = std::fs::read(&first).unwrap();
+        bytes[20] ^= 1;
+        std::fs::write(&first, bytes).unwrap();
+        node.restart();
+        assert_eq!(client.get("h", "s").await.as_deref(), Some("only in the log"));
+    });
+}
+
+#[test]
+fn a_learner_that_cannot_be_opened_is_not_wiped() {
+    run(async || {
+        let meta = FakeMeta::start().await;
+        let dir = tempfile::tempdir().unwrap();
+        let mut node =
+            TestNode::start(&meta.node, dir.path().join("a"), "mutation_2pc_min_replica_count = 1\n");
+        meta.create_table(1, &[node.node.clone()], &[]).await;
+        let client = Client::new(&meta, 1);
+        client.put("h", "s", "the last copy").await;
+        node.kill();
+
+        // It has stood down, as after a power cut, and its group has nobody else.
+        let replica = node.dir.join("replica/reps/2.0.pegasus");
+        let stand = |learning| {
+            let sound = pegasus_storage::ReplicaMeta::load(&replica).unwrap().unwrap();
+            pegasus_storage::ReplicaMeta { learning, ..sound }.save(&replica).unwrap();
+        };
+        stand(true);
+        let (file, aside) = (current(&node), dir.path().join("aside"));
+        std::fs::rename(&file, &aside).unwrap();
+        std::fs::create_dir(&file).unwrap();
+        node.restart();
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        node.kill();
+
+        std::fs::remove_dir(&file).expect("the engine's directory is where it was");
+        std::fs::rename(&aside, &file).unwrap();
+        stand(false);
+        node.restart();
+        assert_eq!(client.get("h", "s").await.as_deref(), Some("the last copy"));
+    });
+}
+
+#[test]
+fn a_bad_record_in_the_teachers_log_does_not_stop_the_lesson() {
+    run(async || {
+        let Cluster { meta, nodes, dir } = cluster("").await;
+        let client = Client::new(&meta, PARTITIONS);
+        for i in 0..20 {
+            client.put(&format!("k{i}"), "s", &format!("value-of-{i:03}")).await;
+        }
+        // The same values in all three logs, so that it does not matter who teaches.
+        for node in &nodes {
+            let log = node.dir.join("replica/log/log.000000000001");
+            let mut bytes = std::fs::read(&log).unwrap();
+            let places: Vec<_> =
+                (0..bytes.len()).filter(|at| bytes[*at..].starts_with(b"value-of-")).collect();
+            assert!(places.len() >= 20);
+            let file = std::fs::OpenOptions::new().write(true).open(&log).unwrap();
+            for at in places {
+                bytes[at] ^= 1;
+                std::os::unix::fs::FileExt::write_all_at(&file, &bytes[at..=at], at as u64).unwrap();
+            }
+        }
+        let fourth = TestNode::start(&meta.node, dir.path().join("d"), "");
+        meta.add_everywhere(&fourth.node).await;
+        let copied = metric(&fourth, "pegasus_replica_learned_total").await;
+        assert!(copied >= 1.0, "rows instead of the log");
+    });
+}

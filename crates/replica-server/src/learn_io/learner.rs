@@ -230,6 +230,15 @@ async fn switch_saved(
             Some(replica_files::save_meta(shell, replica))
         })
     };
+    let present = shell.with(|state| {
+        let replica = state.replicas.get(&gpid)?;
+        let log = state.disks[replica.disk].log.clone();
+        Some((replica.dir.clone(), replica.copy_id, replica.engine.clone(), log))
+    });
+    let (dir, old, old_engine, log) = present.ok_or_else(gone)?;
+    let keep = move || replica_files::keep_life(&dir, gpid, old, &*old_engine, &log);
+    let kept = shell.lanes.run(gpid, keep).await;
+    kept.unwrap_or_else(|| Err("keeping the present life panicked".to_owned())).map_err(Failed::Local)?;
     let saved = name_life(copy_id).ok_or_else(gone)?.await.map_err(Failed::Local);
     let is_current = shell.with(|state| state.copying.get(&gpid).is_some_and(|c| c.signature == signature));
     if saved.is_err() || !is_current {

@@ -34,10 +34,12 @@ pub fn open(shell: &Rc<Shell>, request: &LearnOpen) -> Result<LearnPlan, LearnRe
         let log = &state.disks[replica.disk].log;
         let copy_id = replica.copy_id;
         let next = committed.next();
+        let is_readable = commit_point == committed || next > replica.unreadable;
         let is_near = committed <= commit_point && commit_point.0 - committed.0 <= MAX_LOG_DISTANCE;
         let worth = committed > Decree::ZERO || commit_point.0 <= MAX_LOG_FROM_NOTHING;
         let reaches = commit_point == committed || log.held(gpid, copy_id).is_some_and(|(lo, _)| lo <= next);
         if is_near
+            && is_readable
             && worth
             && reaches
             && let Ok(pin) = log.pin(gpid, copy_id, next)
@@ -103,6 +105,20 @@ pub async fn log(shell: &Rc<Shell>, request: LogRequest) -> Result<LogChunk, Lea
             Ok(LogChunk { mutations: read.into_iter().map(|(_, mutation)| mutation).collect(), committed })
         }
         Err(LogError::LogGone { from, .. }) => Err(LearnRefused::LogGone(from)),
+        Err(error @ LogError::BadRecord { .. }) => {
+            tracing::error!(%gpid, %error, "a record that a learner asks for is damaged: it gets rows");
+            shell.with(|state| {
+                let Some(replica) = state.replicas.get_mut(&gpid) else { return };
+                replica.unreadable = replica.unreadable.max(committed);
+                // While the process lives, memory has what the next start would miss.
+                if replica.engine.durable_decree() < committed
+                    && let Err(error) = replica.engine.flush(false)
+                {
+                    tracing::warn!(%gpid, %error, "flush of what the log has lost");
+                }
+            });
+            Err(LearnRefused::LogGone(from))
+        }
         Err(error) => Err(LearnRefused::Failed(error.to_string())),
     }
 }

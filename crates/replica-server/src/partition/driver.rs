@@ -146,8 +146,10 @@ impl NodeState {
     /// Resolves queued writes into one body. None when none of them writes anything.
     fn make_mutation(&mut self, now: Millis, gpid: Gpid) -> Option<Event> {
         let now_us = clock::wall_us();
-        let timestamp_us = self.core.next_timestamp(gpid, now_us);
         let replica = self.replicas.get_mut(&gpid)?;
+        // After a start or a copy the core knows only the times of what it has seen since.
+        let not_before = clock::after_committed(now_us, replica.engine.newest_timestamp_us());
+        let timestamp_us = self.core.next_timestamp(gpid, not_before);
         let at = DecideAt {
             timestamp_us,
             epoch_now: epoch_seconds(now_us),

@@ -44,6 +44,8 @@ pub struct Replica {
     pub listed: bool,
     /// What the log was told last.
     pub needed_from: Decree,
+    /// Something in the log at or below this decree cannot be read: who needs it copies rows.
+    pub unreadable: Decree,
     /// The core was told that the engine has failed.
     pub reported_failed: bool,
     pub counts: Counts,
@@ -80,6 +82,7 @@ impl Replica {
             scans: ScanContexts::new(),
             listed: false,
             needed_from: Decree::ZERO,
+            unreadable: Decree::ZERO,
             reported_failed: false,
             counts: Counts::default(),
         }

@@ -326,6 +326,11 @@ impl TestNode {
     }
 
     pub fn restart(&mut self) {
+        self.try_restart().expect("the server starts");
+    }
+
+    /// Says why it does not start.
+    pub fn try_restart(&mut self) -> Result<(), String> {
         self.kill();
         let mut sections = pegasus_config::common::SECTIONS.to_vec();
         sections.extend(pegasus_replica_server::SECTIONS);
@@ -340,8 +345,11 @@ impl TestNode {
             let local = tokio::task::LocalSet::new();
             let shutdown = Shutdown::new();
             local.block_on(&runtime, async {
-                let handle = start(config, shutdown.clone()).await.unwrap();
-                started.send(()).unwrap();
+                let handle = match start(config, shutdown.clone()).await {
+                    Ok(handle) => handle,
+                    Err(error) => return started.send(Err(format!("{error:#}"))).unwrap(),
+                };
+                started.send(Ok(())).unwrap();
                 if stopped.await == Ok(Stop::Clean) {
                     shutdown.trigger();
                     handle.wait().await.unwrap();
@@ -350,7 +358,7 @@ impl TestNode {
             drop(local);
             runtime.shutdown_timeout(Duration::from_secs(2));
         }));
-        is_started.recv_timeout(Duration::from_secs(20)).expect("the server starts");
+        is_started.recv_timeout(Duration::from_secs(20)).expect("the server starts or says why not")
     }
 
     pub fn kill(&mut self) {
