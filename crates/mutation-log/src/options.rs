@@ -45,7 +45,7 @@ pub struct LogOptions {
     pub max_batch_bytes: usize,
     /// When the log is larger, needed records of its oldest segment are appended again at the head, so that
     /// a partition that cannot advance does not pin it (safety-rules.md 2.7). Flush partitions
-    /// ([`blockers`](crate::MutationLog::blockers)) well before.
+    /// ([`blockers`](crate::Records::blockers)) well before.
     pub max_log_bytes: u64,
 }
 
