@@ -137,6 +137,7 @@ pub enum Chore {
     FlushEngine(Gpid),
     Saved { gpid: Gpid, ballot: Ballot, learning: bool },
     Opened(Gpid),
+    MakeReplica(PartitionConfig),
     RowsCopied { gpid: Gpid, signature: u64, rows: Rows, decree: Decree },
     AskTimeout(u64),
     CopyTimeout { gpid: Gpid, request: u64 },

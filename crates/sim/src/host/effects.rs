@@ -9,15 +9,15 @@ use pegasus_types::{Decree, Gpid, Mutation, Node, PartitionConfig};
 
 use super::files::{ReplicaFile, Save};
 use super::{ASK_TIMEOUT, Cx, Host};
-use crate::bus::{Chore, Packet, Place};
+use crate::bus::{Chore, MS, Packet, Place};
 
 impl Host {
     /// Begins an effect; what it reports at once goes to `events`.
     pub(super) fn begin(&mut self, cx: &mut Cx<'_>, effect: Effect, events: &mut VecDeque<Event>) {
         match effect {
             Effect::SaveConfig { gpid, config, learning } => self.save(cx, Save { gpid, config, learning }),
-            Effect::OpenReplica { gpid, config } => {
-                events.push_back(self.open_for_learning(cx, gpid, &config))
+            Effect::OpenReplica { config, .. } => {
+                cx.bus.chore(self.id, MS, Chore::MakeReplica(config));
             }
             Effect::Log { gpid, ballot, committed, cuts, mutations } => {
                 self.pend(gpid, &mutations);
@@ -32,7 +32,7 @@ impl Host {
             Effect::AskMeta { request } => {
                 let Some(process) = &mut self.process else { return };
                 let ask = process.number();
-                process.asks.insert(ask, (request.gpid, request.ballot));
+                process.asks.insert(ask, (request.gpid, request.ballot, request.kind.clone()));
                 cx.bus.send(Place::Host(self.id), Place::Meta, Packet::Change { ask, request });
                 cx.bus.chore(self.id, ASK_TIMEOUT, Chore::AskTimeout(ask));
             }
@@ -68,7 +68,13 @@ impl Host {
         }
     }
 
-    fn open_for_learning(&mut self, cx: &mut Cx<'_>, gpid: Gpid, config: &PartitionConfig) -> Event {
+    /// Not before the log knows of all replicas that were here: it would take the new one's records for those of
+    /// a copy that is gone.
+    pub(super) fn open_for_learning(&mut self, cx: &mut Cx<'_>, config: PartitionConfig) {
+        if self.process.as_ref().is_some_and(|p| p.opening > 0) {
+            return cx.bus.chore(self.id, 5 * MS, Chore::MakeReplica(config));
+        }
+        let gpid = config.gpid;
         let blank = PartitionConfig::unassigned(gpid, config.max_replica_count);
         self.files.insert(gpid, ReplicaFile::new(blank.clone(), true, cx.bus.dice.roll()));
         self.start_flushing(cx, gpid);
@@ -80,7 +86,7 @@ impl Host {
             committed: Decree::ZERO,
             tail: Vec::new(),
         };
-        Event::Opened { gpid, replica }
+        self.step(cx, Event::Opened { gpid, replica });
     }
 
     fn send(&self, cx: &mut Cx<'_>, to: &Node, envelope: Envelope) {

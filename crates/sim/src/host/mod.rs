@@ -93,7 +93,7 @@ struct Process {
     saves: VecDeque<Save>,
     opening: usize,
     /// Unanswered requests to the meta.
-    asks: BTreeMap<u64, (Gpid, pegasus_types::Ballot)>,
+    asks: BTreeMap<u64, (Gpid, pegasus_types::Ballot, pegasus_types::ChangeKind)>,
     copying: BTreeMap<Gpid, Copying>,
     clients: Clients,
     status: BTreeMap<Gpid, ReplicaStatus>,
@@ -286,6 +286,7 @@ impl Host {
             Chore::FlushEngine(gpid) => self.flush_engine(cx, gpid),
             Chore::Saved { gpid, ballot, learning } => self.saved(cx, gpid, ballot, learning),
             Chore::Opened(gpid) => self.opened(cx, gpid),
+            Chore::MakeReplica(config) => self.open_for_learning(cx, config),
             Chore::RowsCopied { gpid, signature, rows, decree } => {
                 self.rows_copied(cx, gpid, signature, rows, decree);
             }
@@ -300,15 +301,18 @@ impl Host {
     }
 
     fn answered(&mut self, cx: &mut Cx<'_>, ask: u64, reply: Option<pegasus_types::meta::ChangeReply>) {
-        let Some((gpid, asked_at)) = self.process.as_mut().and_then(|p| p.asks.remove(&ask)) else { return };
-        self.step(cx, Event::ChangeAnswered { gpid, asked_at, reply });
+        let Some((gpid, asked_at, kind)) = self.process.as_mut().and_then(|p| p.asks.remove(&ask)) else {
+            return;
+        };
+        self.step(cx, Event::ChangeAnswered { gpid, asked_at, kind, reply });
     }
 
     /// A configuration from the meta. Only while the table is being created may a member begin empty.
     fn configured(&mut self, cx: &mut Cx<'_>, info: &AppInfo, config: PartitionConfig) {
         let gpid = config.gpid;
         let creating = info.status == AppStatus::Creating && config.is_member(&self.node);
-        if creating && !self.files.contains_key(&gpid) {
+        let opened = self.process.as_ref().is_some_and(|p| p.opening == 0);
+        if creating && opened && !self.files.contains_key(&gpid) {
             let copy_id = cx.bus.dice.roll();
             let blank = PartitionConfig::unassigned(gpid, config.max_replica_count);
             self.files.insert(gpid, ReplicaFile::new(blank, false, copy_id));
