@@ -377,7 +377,6 @@ pub fn collect(shell: &Rc<Shell>, garbage: Vec<Gpid>) {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
     use pegasus_mutation_log::{LogOptions, Record};
     use pegasus_storage::{EngineKind, EngineOptions, new_factory};
     use pegasus_types::{Ballot, Mutation};
@@ -406,7 +405,7 @@ mod tests {
         };
         let append = |copy_id| {
             let body = pegasus_types::mutation::BodyBuilder::with_capacity(0).finish();
-            let mutation = Mutation::new(gpid, Decree(1), Ballot(1), 1, Bytes::from(body));
+            let mutation = Mutation::new(gpid, Decree(1), Ballot(1), 1, body);
             let record = Record { copy_id, ballot: Ballot(1), committed: Decree(0), cuts: false, mutation };
             log.append(vec![record], 1).unwrap();
             logged.recv().unwrap();

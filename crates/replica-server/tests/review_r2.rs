@@ -150,3 +150,28 @@ fn a_bad_record_in_the_teachers_log_does_not_stop_the_lesson() {
         assert!(copied >= 1.0, "rows instead of the log");
     });
 }
+
+#[test]
+fn a_broken_learner_is_put_aside_and_learns_again() {
+    run(async || {
+        let Cluster { meta, mut nodes, dir: _dir } = cluster("").await;
+        let client = Client::new(&meta, PARTITIONS);
+        for i in 0..20 {
+            client.put(&format!("k{i}"), "s", "v").await;
+        }
+        let away = nodes[1].node.clone();
+        nodes[1].kill();
+        meta.until("the groups go on", || (0..PARTITIONS).all(|i| !meta.config(i).is_member(&away))).await;
+        let replica = nodes[1].dir.join("replica/reps/2.0.pegasus");
+        let sound = pegasus_storage::ReplicaMeta::load(&replica).unwrap().unwrap();
+        pegasus_storage::ReplicaMeta { learning: true, ..sound }.save(&replica).unwrap();
+        let file = current(&nodes[1]);
+        std::fs::remove_file(&file).unwrap();
+        std::fs::create_dir(&file).unwrap();
+        nodes[1].restart();
+        meta.add_everywhere(&away).await;
+        let reps = std::fs::read_dir(nodes[1].dir.join("replica/reps")).unwrap();
+        let names: Vec<_> = reps.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        assert!(names.iter().any(|n| n.starts_with("2.0.pegasus.") && n.ends_with(".err")), "{names:?}");
+    });
+}
