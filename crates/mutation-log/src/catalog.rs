@@ -250,19 +250,7 @@ impl Catalog {
                 return;
             }
             let segment = self.segments.remove(&number).expect("it was the oldest");
-            for (key, highest) in segment.copies {
-                if let Some(copy) = self.copies.get_mut(&key) {
-                    let gone: Vec<_> = copy
-                        .index
-                        .range(..=highest)
-                        .filter(|(_, location)| location.segment == number)
-                        .map(|(decree, _)| *decree)
-                        .collect();
-                    for decree in gone {
-                        copy.index.remove(&decree);
-                    }
-                }
-            }
+            self.drop_places(number, segment.copies);
             self.to_sync.retain(|n| *n != number);
             self.doomed.push_back(number);
             self.remove_failed = false;
@@ -272,11 +260,21 @@ impl Catalog {
     /// After its needed records have been appended again elsewhere.
     pub fn release(&mut self, number: u64) {
         if let Some(segment) = self.segments.get_mut(&number) {
-            segment.copies.clear();
-        }
-        for copy in self.copies.values_mut() {
+            let copies = std::mem::take(&mut segment.copies);
             // What was not needed was not moved.
-            copy.index.retain(|_, location| location.segment != number);
+            self.drop_places(number, copies);
+        }
+    }
+
+    /// Takes a segment's records out of the index. Readers wait meanwhile, so only its own copies are looked at.
+    fn drop_places(&mut self, number: u64, copies: BTreeMap<CopyKey, Decree>) {
+        for (key, highest) in copies {
+            let Some(copy) = self.copies.get_mut(&key) else { continue };
+            let places = copy.index.range(..=highest).filter(|(_, location)| location.segment == number);
+            let gone: Vec<_> = places.map(|(decree, _)| *decree).collect();
+            for decree in gone {
+                copy.index.remove(&decree);
+            }
         }
     }
 
