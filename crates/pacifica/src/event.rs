@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use pegasus_types::message::{Envelope, Heartbeat, HeartbeatAck};
 use pegasus_types::meta::{ChangeReply, Proposal};
-use pegasus_types::{Ballot, Decree, Gpid, Mutation, Node, PartitionConfig};
+use pegasus_types::{Ballot, ChangeKind, Decree, Gpid, Mutation, Node, PartitionConfig};
 
 /// A replica as it was found on disk, see [`Replay`](crate::Replay).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -12,7 +12,9 @@ pub struct Recovered {
     /// As last saved: the replica was a learner, so it need not hold all that a member holds.
     pub learning: bool,
     /// False = acknowledged writes may be missing: the machine lost power while the log was not synced before
-    /// acknowledging (replication.md 9.3b). Such a replica waits until the group has removed it.
+    /// acknowledging (replication.md 9.3b). Such a replica waits until the group has removed it. When all members
+    /// of a group are like that, all wait: the partition is away, nothing is thrown away, and an operator has to
+    /// decide. An election among them is not built.
     pub intact: bool,
     /// The engine holds exactly this.
     pub applied: Decree,
@@ -127,11 +129,12 @@ pub enum Event {
     MetaConfig {
         config: PartitionConfig,
     },
-    /// End of one [`Effect::AskMeta`](crate::Effect::AskMeta). None = unreachable or no answer: the outcome is
-    /// unknown.
+    /// End of one [`Effect::AskMeta`](crate::Effect::AskMeta), told by what was asked. None = unreachable or no
+    /// answer: the outcome is unknown.
     ChangeAnswered {
         gpid: Gpid,
         asked_at: Ballot,
+        kind: ChangeKind,
         reply: Option<ChangeReply>,
     },
     Propose {

@@ -47,6 +47,10 @@ pub(crate) enum Input {
     Suspect {
         node: Node,
     },
+    /// The process of this node is another one than before.
+    Restarted {
+        node: Node,
+    },
     /// A member granted this partition's pair.
     Granted {
         from: Node,

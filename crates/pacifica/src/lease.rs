@@ -21,6 +21,9 @@ const URGENT_SPACING_MS: u64 = 5;
 /// Gaps between ticks above this many heartbeats mean that this process itself stood still.
 const STOOD_STILL_BEATS: u64 = 4;
 
+/// Processes of a node that are remembered, so that what is left of an earlier one is not taken for a new one.
+const INCARNATIONS: usize = 8;
+
 pub(crate) type PeerId = usize;
 
 /// A grant that one member gave for one partition.
@@ -55,6 +58,9 @@ struct Flying {
 #[derive(Debug)]
 struct Peer {
     node: Node,
+    /// Of its processes, newest last.
+    incarnations: VecDeque<u64>,
+    restarted: bool,
     heard: Millis,
     log_healthy: bool,
     mine: BTreeMap<Gpid, Ballot>,
@@ -77,6 +83,25 @@ struct Peer {
 impl Peer {
     fn shares(&self) -> bool {
         !self.mine.is_empty() || !self.theirs.is_empty()
+    }
+
+    /// Where nothing was shared there was nothing to hear: silence counts from now on.
+    fn begin_sharing(&mut self, now: Millis) {
+        if !self.shares() {
+            self.heard = self.heard.max(now);
+        }
+    }
+
+    fn met(&mut self, incarnation: u64) {
+        if self.incarnations.contains(&incarnation) {
+            // The same, or a message of an earlier process that comes late.
+            return;
+        }
+        self.restarted |= !self.incarnations.is_empty();
+        if self.incarnations.len() == INCARNATIONS {
+            self.incarnations.pop_front();
+        }
+        self.incarnations.push_back(incarnation);
     }
 }
 
@@ -131,6 +156,8 @@ impl Leases {
         let id = self.peers.len();
         self.peers.push(Peer {
             node: node.clone(),
+            incarnations: VecDeque::new(),
+            restarted: false,
             heard: now,
             log_healthy: true,
             mine: BTreeMap::new(),
@@ -164,6 +191,12 @@ impl Leases {
         now.since(self.peers[id].heard) > options.grace_ms
     }
 
+    /// Has the process of this node changed since this was asked last?
+    pub fn take_restarted(&mut self, node: &Node) -> bool {
+        let peer = self.by_node.get(node).map(|&id| &mut self.peers[id]);
+        peer.is_some_and(|peer| std::mem::take(&mut peer.restarted))
+    }
+
     pub fn node(&self, id: PeerId) -> &Node {
         &self.peers[id].node
     }
@@ -172,8 +205,16 @@ impl Leases {
 
     /// This node is primary of `gpid` at `ballot` and the peer belongs to the group. `slot` = what it granted
     /// so far in this reign: that stays good (safety-rules.md 1.1).
-    pub fn require(&mut self, id: PeerId, gpid: Gpid, ballot: Ballot, slot: Option<Slot>) -> Slot {
+    pub fn require(
+        &mut self,
+        id: PeerId,
+        gpid: Gpid,
+        ballot: Ballot,
+        slot: Option<Slot>,
+        now: Millis,
+    ) -> Slot {
         let peer = &mut self.peers[id];
+        peer.begin_sharing(now);
         let old = peer.mine.insert(gpid, ballot);
         if old != Some(ballot) {
             if let Some(old) = old {
@@ -201,15 +242,21 @@ impl Leases {
     }
 
     pub fn holds(&self, id: PeerId, slot: &Slot, now: Millis, options: &Options) -> bool {
+        self.granted_at(id, slot).is_some_and(|sent| sent + options.lease_ms > now)
+    }
+
+    /// When the newest heartbeat left that the peer answered with a grant.
+    pub fn granted_at(&self, id: PeerId, slot: &Slot) -> Option<Millis> {
         let whole =
             self.peers[id].all_held.filter(|(version, _)| *version >= slot.since).map(|(_, sent)| sent);
-        whole.max(slot.sent).is_some_and(|sent| sent + options.lease_ms > now)
+        whole.max(slot.sent)
     }
 
     // --- as member ---
 
-    pub fn start_granting(&mut self, id: PeerId, gpid: Gpid, ballot: Ballot) {
+    pub fn start_granting(&mut self, id: PeerId, gpid: Gpid, ballot: Ballot, now: Millis) {
         let peer = &mut self.peers[id];
+        peer.begin_sharing(now);
         let before = peer.theirs.get(&gpid).map(|g| (g.ballot, g.at));
         if let Some((old, _)) = before {
             peer.theirs_digest = peer.theirs_digest.wrapping_sub(pair_hash(gpid, old));
@@ -243,6 +290,7 @@ impl Leases {
     ) -> HeartbeatAck {
         let id = self.peer(from, now);
         let peer = &mut self.peers[id];
+        peer.met(beat.incarnation);
         peer.log_healthy = beat.log_healthy;
         if beat.log_healthy {
             peer.heard = now;
@@ -299,6 +347,7 @@ impl Leases {
             return None;
         }
         let peer = &mut self.peers[id];
+        peer.met(ack.incarnation);
         peer.log_healthy = ack.log_healthy;
         if ack.log_healthy {
             peer.heard = now;

@@ -30,6 +30,11 @@
 //! * Every local replica is announced with [`Event::Opening`] before anything is received from the network.
 //!   A partition that was not announced does not exist here, and peers are told so.
 //! * Messages may be lost, doubled and reordered. They may not be altered.
+//!
+//! # What it does not do
+//! * A group all of whose members lost power in page_cache mode waits ([`Recovered::intact`]), logged as an error.
+//! * While the meta is away, a hand-over that the old primary has announced already, or the death of a learner
+//!   whose addition was asked for, stops the partition until the meta is back: both have to be settled by a ballot.
 
 mod effect;
 mod event;

@@ -17,7 +17,7 @@ use crate::shared::{Env, Look, Sessions};
 use crate::{Effect, Event, Options};
 
 /// Rare cares of every replica: retries that no timer of its own drives.
-const SWEEP_MS: u64 = 1_000;
+pub(crate) const SWEEP_MS: u64 = 1_000;
 
 /// May a primary answer a read now?
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,6 +105,14 @@ impl NodeCore {
             Event::OpenFailed { gpid, why } => {
                 // Which configuration it had is not known; the meta will tell. Until then it is nobody's member.
                 let config = PartitionConfig::unassigned(gpid, 0);
+                let learn = self.opening.get(&gpid).and_then(|opening| opening.learn.clone());
+                if let Some((from, Envelope { ballot, message: Message::Learn { signature, .. }, .. })) =
+                    learn
+                {
+                    // There is room for others in its class.
+                    let message = Message::LearnFailed { signature };
+                    out.push(Effect::Send { to: from, envelope: Envelope { gpid, ballot, message } });
+                }
                 self.insert(now, out, gpid, |env| Replica::broken(env, config, Fault::Open, why));
             }
             Event::Create { config } => {
@@ -134,7 +142,8 @@ impl NodeCore {
                 let replicas = &self.replicas;
                 let ballot_of = |gpid| replicas.get(&gpid).map(|r| r.cx.ballot());
                 let ack = self.leases.answer(&from, &heartbeat, now, &self.options, ballot_of);
-                out.push(Effect::AckHeartbeat { to: from, ack });
+                out.push(Effect::AckHeartbeat { to: from.clone(), ack });
+                self.review_process(now, out, &from);
             }
             Event::HeartbeatAcked { from, ack } => self.heartbeat_acked(now, out, &from, ack),
             Event::PeerReset { node } => self.suspect(now, out, &node),
@@ -155,8 +164,8 @@ impl NodeCore {
             Event::MetaConfig { config } => {
                 self.with(now, out, config.gpid, |r, env| r.configure(env, &config));
             }
-            Event::ChangeAnswered { gpid, asked_at, reply } => {
-                self.with(now, out, gpid, |r, env| r.change_answered(env, asked_at, reply.as_ref()));
+            Event::ChangeAnswered { gpid, asked_at, kind, reply } => {
+                self.with(now, out, gpid, |r, env| r.change_answered(env, asked_at, &kind, reply.as_ref()));
             }
             Event::Propose { gpid, ballot, proposal } => self.with(now, out, gpid, |r, env| {
                 if ballot == r.cx.ballot() {
@@ -213,13 +222,16 @@ impl NodeCore {
             | Message::Stale
             | Message::NotHere
             | Message::FetchMore { .. }
+            | Message::Joined { .. }
             | Message::LearnFailed { .. }
             | Message::Released => {}
         }
     }
 
     fn heartbeat_acked(&mut self, now: Millis, out: &mut Vec<Effect>, from: &Node, ack: HeartbeatAck) {
-        let Some(said) = self.leases.acknowledged(from, ack, now, &self.options) else { return };
+        let said = self.leases.acknowledged(from, ack, now, &self.options);
+        self.review_process(now, out, from);
+        let Some(said) = said else { return };
         for (gpid, ballot) in said.granted {
             let input = Input::Granted { from: from.clone(), ballot, sent: said.sent };
             self.with(now, out, gpid, |r, env| r.on(env, input));
@@ -260,6 +272,15 @@ impl NodeCore {
         for gpid in self.replicas.keys().copied().collect::<Vec<_>>() {
             let input = Input::Suspect { node: node.clone() };
             self.with(now, out, gpid, |r, env| r.on(env, input));
+        }
+    }
+
+    fn review_process(&mut self, now: Millis, out: &mut Vec<Effect>, node: &Node) {
+        if self.leases.take_restarted(node) {
+            for gpid in self.replicas.keys().copied().collect::<Vec<_>>() {
+                let input = Input::Restarted { node: node.clone() };
+                self.with(now, out, gpid, |r, env| r.on(env, input));
+            }
         }
     }
 
@@ -389,6 +410,15 @@ impl NodeCore {
 
     pub fn status(&self, gpid: Gpid) -> Option<ReplicaStatus> {
         Some(self.replicas.get(&gpid)?.role.status())
+    }
+
+    /// First ballot of this node's present, uninterrupted time as primary. What a reader saw under one reign must
+    /// not be told under another.
+    pub fn reign(&self, gpid: Gpid) -> Option<Ballot> {
+        match &self.replicas.get(&gpid)?.role {
+            Role::Primary(primary) => Some(primary.reign()),
+            _ => None,
+        }
     }
 
     /// The configuration that this node acts on.

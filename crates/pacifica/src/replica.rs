@@ -2,7 +2,7 @@
 
 use pegasus_types::message::{Envelope, Message};
 use pegasus_types::meta::{ChangeReply, ReplicaReport};
-use pegasus_types::{Ballot, Decree, Millis, Node, PartitionConfig};
+use pegasus_types::{Ballot, ChangeKind, Decree, Millis, Node, PartitionConfig};
 
 use crate::Effect;
 use crate::event::{Fault, Recovered};
@@ -51,6 +51,12 @@ impl Replica {
         let mut new = Self::with(Shared::new(config, learning, tail));
         new.cx.commit_to(env, committed);
         if !intact && !learning && new.cx.config.is_member(env.me) {
+            tracing::error!(
+                gpid = %new.cx.gpid, ballot = %new.cx.ballot(), prepared = %new.cx.tail.prepared(),
+                "the machine lost power without a synced log: acknowledged writes may be missing here. The replica \
+                 waits until a member that lost nothing leads the group; if every member lost power, there is \
+                 none, and the partition stays away until an operator decides"
+            );
             new.stand_down(env, "the machine lost power without a synced log".to_owned());
             return new;
         }
@@ -116,6 +122,7 @@ impl Replica {
             | Message::Commit { .. }
             | Message::Join { .. }
             | Message::FetchMore { .. }
+            | Message::Joined { .. }
             | Message::LearnFailed { .. }
             | Message::Released => {}
         }
@@ -148,6 +155,7 @@ impl Replica {
             | Message::NotHere
             | Message::Join { .. }
             | Message::FetchMore { .. }
+            | Message::Joined { .. }
             | Message::LearnFailed { .. }
             | Message::Released => {
                 if self.cx.known_ballot() < ballot {
@@ -176,6 +184,7 @@ impl Replica {
             | Message::Stale
             | Message::NotHere
             | Message::FetchMore { .. }
+            | Message::Joined { .. }
             | Message::LearnFailed { .. } => {}
         }
     }
@@ -222,8 +231,14 @@ impl Replica {
         self.cx.save(env, Saving { config: config.clone(), learning, learn: None });
     }
 
-    pub fn change_answered(&mut self, env: &mut Env<'_>, asked_at: Ballot, reply: Option<&ChangeReply>) {
-        let answer = self.cx.answered(env, asked_at, reply);
+    pub fn change_answered(
+        &mut self,
+        env: &mut Env<'_>,
+        asked_at: Ballot,
+        kind: &ChangeKind,
+        reply: Option<&ChangeReply>,
+    ) {
+        let answer = self.cx.answered(env, asked_at, kind, reply);
         if let Some(ChangeReply::Accepted(config) | ChangeReply::Rejected { current: Some(config), .. }) =
             reply
         {

@@ -89,8 +89,6 @@ pub(crate) struct Answer {
 pub(crate) enum Outcome {
     /// The meta will not have it.
     Refused,
-    /// It did not reach the leader, and will not.
-    NotTaken,
     /// It may have been carried out, or may still be.
     Unknown,
 }
@@ -182,9 +180,12 @@ impl Shared {
         }
     }
 
-    pub fn applied(&mut self, env: &Env<'_>, upto: Decree) {
+    /// Keeps `recent` of what is committed.
+    pub fn applied(&mut self, env: &Env<'_>, upto: Decree, recent: usize) {
+        let before = self.tail.applied();
         self.tail.applied_to(upto);
-        self.tail.trim(env.options.recent, env.options.recent_bytes);
+        self.tail.trim(recent, env.options.recent_bytes);
+        self.tail.own(before.next());
     }
 
     pub fn granted_until_now(&mut self, last: Option<Millis>) {
@@ -222,15 +223,17 @@ impl Shared {
         &mut self,
         env: &Env<'_>,
         asked_at: Ballot,
+        kind: &ChangeKind,
         reply: Option<&ChangeReply>,
     ) -> Option<Answer> {
-        let ask = self.ask.take_if(|ask| ask.request.ballot == asked_at)?;
+        // The answer of a request that was given up tells nothing about the one that followed it.
+        let ask = self.ask.take_if(|ask| ask.request.ballot == asked_at && ask.request.kind == *kind)?;
         self.ask_again_at = env.now + env.options.ask_retry_ms;
         match reply {
             Some(ChangeReply::Accepted(_)) => None,
             Some(ChangeReply::Rejected { .. }) => Some(Outcome::Refused),
-            Some(ChangeReply::NotLeader { .. }) => Some(Outcome::NotTaken),
-            None => Some(Outcome::Unknown),
+            // A leader that stepped down in the middle may have stored it.
+            Some(ChangeReply::NotLeader { .. }) | None => Some(Outcome::Unknown),
         }
         .map(|outcome| Answer { kind: ask.request.kind, outcome })
     }

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use bytes::Bytes;
 use pegasus_types::{Ballot, Decree, Mutation};
 
 #[derive(Debug)]
@@ -214,6 +215,16 @@ impl Tail {
         }
     }
 
+    /// What is applied from `from` on and kept shall not keep the buffers alive in which it came.
+    pub fn own(&mut self, from: Decree) {
+        for decree in from.0.max(self.base.next().0)..=self.applied.0 {
+            if let Some(index) = self.index(Decree(decree)) {
+                let body = &mut self.entries[index].mutation.body;
+                *body = Bytes::copy_from_slice(body);
+            }
+        }
+    }
+
     pub fn last_timestamp_us(&self) -> u64 {
         self.entries.iter().map(|e| e.mutation.timestamp_us).max().unwrap_or(0)
     }
@@ -242,7 +253,6 @@ impl Tail {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
     use pegasus_types::Gpid;
 
     use super::*;

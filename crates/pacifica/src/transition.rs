@@ -49,8 +49,8 @@ fn place(config: &PartitionConfig, me: &Node) -> Place {
 /// | is now | primary | secondary | outside |
 /// |---|---|---|---|
 /// | primary, secondary | primary | secondary | inactive |
-/// | learner, joined | put out | secondary | learner of the same primary, else inactive |
-/// | learner, copying | put out | put out | the same |
+/// | learner, joined, holds all | put out | secondary | learner of the same primary, else inactive |
+/// | learner, else | put out | put out | the same |
 /// | new, or member before a restart | primary | secondary | inactive |
 /// | left behind | primary (forced by the meta) | put out | inactive |
 /// | marked as learning | put out | put out | inactive |
@@ -63,7 +63,9 @@ pub(crate) fn target(role: &Role, cx: &Shared, me: &Node, config: &PartitionConf
         (Role::Primary(_) | Role::Secondary(_), Place::Primary) => Target::Primary,
         (Role::Primary(_) | Role::Secondary(_), Place::Secondary) => secondary,
         (Role::Primary(_) | Role::Secondary(_), Place::Outside) => stay,
-        (Role::Learner(learner), Place::Secondary) if learner.is_joined() => secondary,
+        (Role::Learner(learner), Place::Secondary) if learner.may_be_member(config.last_committed) => {
+            secondary
+        }
         (Role::Learner(_), Place::Primary | Place::Secondary) => out,
         (Role::Learner(learner), Place::Outside) => {
             if config.primary.as_ref() == Some(learner.session().0) {

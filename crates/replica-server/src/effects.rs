@@ -185,9 +185,9 @@ fn save_config(
 fn ask_meta(shell: &Rc<Shell>, request: ChangeRequest) {
     let shell = shell.clone();
     tokio::task::spawn_local(async move {
-        let (gpid, asked_at) = (request.gpid, request.ballot);
+        let (gpid, asked_at, kind) = (request.gpid, request.ballot, request.kind.clone());
         let reply = shell.meta.change(&shell.pool, request).await;
-        shell.post(Event::ChangeAnswered { gpid, asked_at, reply });
+        shell.post(Event::ChangeAnswered { gpid, asked_at, kind, reply });
     });
 }
 

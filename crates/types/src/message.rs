@@ -24,10 +24,11 @@ pub enum Message {
     State { committed: Decree, prepared: Decree },
     /// Primary → member or joined learner. `committed` is the primary's commit point.
     Prepare { mutation: Mutation, committed: Decree },
-    /// Member → primary: everything up to `prepared` that you sent under this ballot is in my log.
-    Prepared { prepared: Decree },
-    /// Member → primary: the prepare did not follow; send again from `expected` on.
-    Gap { expected: Decree },
+    /// Member or learner → primary: everything up to `prepared` that you sent under this ballot is in my log.
+    /// `round` = that of the learner's `Join`; 0 from members.
+    Prepared { prepared: Decree, round: u64 },
+    /// Member or learner → primary: the prepare did not follow; send again from `expected` on.
+    Gap { expected: Decree, round: u64 },
     /// Member → primary: I do not know this ballot, send me the configuration.
     NeedConfig,
     /// To a sender with an older ballot than mine, the one in the envelope.
@@ -38,10 +39,15 @@ pub enum Message {
     Commit { committed: Decree },
     /// Primary → a node outside the group: become my learner in session `signature`.
     Learn { config: PartitionConfig, signature: u64 },
-    /// Learner → primary: I hold everything up to `prepared`; send me prepares from there on.
-    Join { signature: u64, prepared: Decree },
-    /// Primary → learner: that is too far behind for prepares, fetch more of the log.
-    FetchMore { signature: u64 },
+    /// Learner → primary: I hold everything up to `prepared`; send me prepares from there on. `round` is new with
+    /// every joining, repeated when the message is: what is acknowledged in one round counts in no other.
+    Join { signature: u64, round: u64, prepared: Decree },
+    /// Primary → learner: your joining counts from now on. You hold what a member holds when your log has
+    /// everything up to `committed`.
+    Joined { signature: u64, round: u64, committed: Decree },
+    /// Primary → learner: this round counts no more (or never did, it is too far behind for prepares), fetch more
+    /// of the log.
+    FetchMore { signature: u64, round: u64 },
     /// Learner → primary: my copying failed, this session is over. Primary → learner: I know no such session.
     LearnFailed { signature: u64 },
     /// Primary → the secondary that is to follow it (planned move): at this ballot I have stopped serving for

@@ -48,6 +48,7 @@ impl Broken {
             | Input::Fetched { .. }
             | Input::CopyFailed { .. }
             | Input::Suspect { .. }
+            | Input::Restarted { .. }
             | Input::Granted { .. }
             | Input::Wake => {}
         }
@@ -71,6 +72,7 @@ pub(crate) fn decline(cx: &Shared, env: &mut Env<'_>, from: &Node, ballot: Ballo
         | Message::Stale
         | Message::NotHere
         | Message::FetchMore { .. }
+        | Message::Joined { .. }
         | Message::LearnFailed { .. }
         | Message::Released => {}
     }

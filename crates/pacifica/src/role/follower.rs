@@ -11,11 +11,14 @@ use crate::tail::Offer;
 /// A follower whose engine lags by more than this many windows takes nothing new: the primary's window then
 /// holds the writers back.
 const UNAPPLIED_WINDOWS: usize = 4;
-/// A burst of prepares that do not follow asks once for the missing one.
-const GAP_AGAIN_MS: u64 = 20;
+/// A burst of prepares that do not follow asks once for the missing one; one of prepares that are known is
+/// answered once.
+const AGAIN_MS: u64 = 20;
 
 #[derive(Debug)]
 pub(crate) struct Follower {
+    /// Of the joining, for a learner.
+    round: u64,
     /// Everything up to here was prepared in order by the primary of this ballot, or is committed.
     received: Decree,
     /// ... and is in the own log.
@@ -23,16 +26,22 @@ pub(crate) struct Follower {
     /// As the primary told.
     committed: Decree,
     gap: Option<(Decree, Millis)>,
+    /// When a prepare that came again was answered last.
+    repeated_at: Option<Millis>,
 }
 
 impl Follower {
-    pub fn new(cx: &Shared) -> Self {
+    pub fn new(cx: &Shared, round: u64) -> Self {
         let committed = cx.tail.committed();
-        Self { received: committed, logged: committed, committed, gap: None }
+        Self { round, received: committed, logged: committed, committed, gap: None, repeated_at: None }
     }
 
-    pub fn received(&self) -> Decree {
-        self.received
+    pub fn round(&self) -> u64 {
+        self.round
+    }
+
+    pub fn logged_to(&self) -> Decree {
+        self.logged
     }
 
     pub fn prepare(
@@ -58,8 +67,10 @@ impl Follower {
             if cx.tail.contradicts(&mutation) {
                 return contradiction(decree);
             }
-            if decree <= self.logged {
-                cx.send(env, primary, Message::Prepared { prepared: self.logged });
+            let told = self.repeated_at.is_some_and(|at| env.now.since(at) < AGAIN_MS);
+            if decree <= self.logged && !told {
+                self.repeated_at = Some(env.now);
+                self.tell_prepared(cx, env, primary, self.logged);
             }
         } else {
             let unapplied = self.received.0 - cx.tail.applied().0;
@@ -73,7 +84,7 @@ impl Follower {
                     self.received = decree;
                     cx.log(env, vec![mutation]);
                     if env.options.sabotage == Sabotage::AckBeforeLog {
-                        cx.send(env, primary, Message::Prepared { prepared: decree });
+                        self.tell_prepared(cx, env, primary, decree);
                     }
                 }
                 Offer::Mismatch => return contradiction(decree),
@@ -91,6 +102,8 @@ impl Follower {
         self.committed = self.committed.max(committed);
         if committed > self.received {
             self.trust(cx);
+            // What was acknowledged is committed, so that nothing of it is given up below.
+            self.advance(cx, env);
             if committed > self.received {
                 if self.received == self.logged && committed > cx.tail.prepared() {
                     return Next::StandDown(format!(
@@ -100,11 +113,15 @@ impl Follower {
                 }
                 self.gap(cx, env, primary);
             } else {
-                cx.send(env, primary, Message::Prepared { prepared: self.logged });
+                self.tell_prepared(cx, env, primary, self.logged);
             }
         }
         self.advance(cx, env);
         Next::Stay
+    }
+
+    fn tell_prepared(&self, cx: &Shared, env: &mut Env<'_>, primary: &Node, prepared: Decree) {
+        cx.send(env, primary, Message::Prepared { prepared, round: self.round });
     }
 
     /// A committed decree that this member has in its log is the one that it acknowledged: it need not be
@@ -115,12 +132,13 @@ impl Follower {
         self.logged = self.logged.max(known);
     }
 
-    fn gap(&mut self, cx: &Shared, env: &mut Env<'_>, primary: &Node) {
+    /// Asks for what comes next.
+    pub fn gap(&mut self, cx: &Shared, env: &mut Env<'_>, primary: &Node) {
         let expected = self.received.next();
-        let told = self.gap.is_some_and(|(d, at)| d == expected && env.now.since(at) < GAP_AGAIN_MS);
+        let told = self.gap.is_some_and(|(d, at)| d == expected && env.now.since(at) < AGAIN_MS);
         if !told {
             self.gap = Some((expected, env.now));
-            cx.send(env, primary, Message::Gap { expected });
+            cx.send(env, primary, Message::Gap { expected, round: self.round });
         }
     }
 
@@ -129,7 +147,7 @@ impl Follower {
         let logged = upto.min(self.received);
         if logged > self.logged {
             self.logged = logged;
-            cx.send(env, primary, Message::Prepared { prepared: logged });
+            self.tell_prepared(cx, env, primary, logged);
         }
         self.advance(cx, env);
     }

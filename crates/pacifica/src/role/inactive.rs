@@ -4,7 +4,7 @@ use pegasus_types::ChangeKind;
 use pegasus_types::message::Message;
 
 use super::error::announce;
-use super::not_primary;
+use super::{FOLLOWER_RECENT, not_primary};
 use crate::input::Input;
 use crate::shared::{Env, Next, Shared};
 
@@ -56,10 +56,11 @@ impl Inactive {
                 | Message::NotHere
                 | Message::Join { .. }
                 | Message::FetchMore { .. }
+                | Message::Joined { .. }
                 | Message::LearnFailed { .. }
                 | Message::Released => {}
             },
-            Input::Applied { upto } => cx.applied(env, upto),
+            Input::Applied { upto } => cx.applied(env, upto, FOLLOWER_RECENT),
             Input::Wake | Input::Sweep => {
                 cx.ask_timed_out(env);
                 self.pursue(cx, env);
@@ -72,6 +73,7 @@ impl Inactive {
             | Input::Fetched { .. }
             | Input::CopyFailed { .. }
             | Input::Suspect { .. }
+            | Input::Restarted { .. }
             | Input::Granted { .. } => {}
         }
         Next::Stay

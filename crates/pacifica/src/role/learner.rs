@@ -11,7 +11,7 @@ use pegasus_types::message::Message;
 use pegasus_types::{Decree, Millis, Mutation, Node};
 
 use super::follower::Follower;
-use super::not_primary;
+use super::{FOLLOWER_RECENT, not_primary};
 use crate::Effect;
 use crate::input::Input;
 use crate::lease::PeerId;
@@ -36,10 +36,15 @@ enum Stage {
         upto: Decree,
         target: Decree,
     },
+    /// `missed` = prepares came already, ahead of the answer.
     Joining {
         told_at: Millis,
+        missed: bool,
     },
-    Joined,
+    /// The primary counts on this learner. It holds what a member holds with everything up to `must_hold`.
+    Joined {
+        must_hold: Decree,
+    },
 }
 
 #[derive(Debug)]
@@ -57,19 +62,19 @@ impl Learner {
     pub fn begin(cx: &mut Shared, env: &mut Env<'_>, primary: Node, signature: u64) -> Self {
         cx.tail.truncate_to(cx.tail.committed());
         let peer = env.leases.peer(&primary, env.now);
-        env.leases.start_granting(peer, cx.gpid, cx.ballot());
+        env.leases.start_granting(peer, cx.gpid, cx.ballot(), env.now);
         let stage = Stage::Waiting { until: env.now };
         let mut role =
-            Self { primary, peer, signature, stage, follower: Follower::new(cx), heard_at: env.now };
+            Self { primary, peer, signature, stage, follower: Follower::new(cx, 0), heard_at: env.now };
         role.advance(cx, env);
         role
     }
 
     /// The same session at a new ballot of the same primary.
     pub fn carry_on(mut self, cx: &mut Shared, env: &mut Env<'_>) -> Self {
-        env.leases.start_granting(self.peer, cx.gpid, cx.ballot());
+        env.leases.start_granting(self.peer, cx.gpid, cx.ballot(), env.now);
         match self.stage {
-            Stage::Joining { .. } | Stage::Joined => self.join(cx, env),
+            Stage::Joining { .. } | Stage::Joined { .. } => self.join(cx, env),
             // The log reports the old ballot, which tells nothing any more.
             Stage::Logging { .. } => self.fetch(cx, env),
             Stage::Waiting { .. } | Stage::Copying | Stage::Fetching | Stage::Applying => {}
@@ -83,8 +88,17 @@ impl Learner {
         env.out.push(Effect::StopCopy { gpid: cx.gpid });
     }
 
-    pub fn is_joined(&self) -> bool {
-        matches!(self.stage, Stage::Joined)
+    fn is_joined(&self) -> bool {
+        matches!(self.stage, Stage::Joined { .. })
+    }
+
+    /// Its log has all that it acknowledged in this round, all that was committed when the round began, and
+    /// `last_committed`, which the meta knows of.
+    pub fn may_be_member(&self, last_committed: Decree) -> bool {
+        match self.stage {
+            Stage::Joined { must_hold } => self.follower.logged_to() >= must_hold.max(last_committed),
+            _ => false,
+        }
     }
 
     pub fn session(&self) -> (&Node, u64) {
@@ -96,7 +110,7 @@ impl Learner {
             Input::Message { from, message } => return self.message(cx, env, &from, message),
             Input::Logged { upto } => self.logged(cx, env, upto),
             Input::Applied { upto } => {
-                cx.applied(env, upto);
+                cx.applied(env, upto, FOLLOWER_RECENT);
                 self.advance(cx, env);
             }
             Input::CopiedRows { signature, decree } => {
@@ -125,22 +139,26 @@ impl Learner {
             }
             Input::Wake => {
                 self.advance(cx, env);
-                if let Stage::Joining { told_at } = self.stage
+                if let Stage::Joining { told_at, missed } = self.stage
                     && env.now.since(told_at) >= env.options.resend_ms
                 {
-                    self.join(cx, env);
+                    self.stage = Stage::Joining { told_at: env.now, missed };
+                    self.tell_joining(cx, env);
                 }
             }
             Input::Sweep => {
                 // The primary may have forgotten this session, and says so when asked.
                 if self.is_joined() && env.now.since(self.heard_at) >= env.options.learn_idle_ms {
                     self.heard_at = env.now;
-                    let prepared = self.follower.received();
-                    cx.send(env, &self.primary, Message::Join { signature: self.signature, prepared });
+                    self.tell_joining(cx, env);
                 }
             }
             Input::Write { token, .. } => not_primary(cx, env, token),
-            Input::Answered(_) | Input::Propose(_) | Input::Suspect { .. } | Input::Granted { .. } => {}
+            Input::Answered(_)
+            | Input::Propose(_)
+            | Input::Suspect { .. }
+            | Input::Restarted { .. }
+            | Input::Granted { .. } => {}
         }
         Next::Stay
     }
@@ -152,20 +170,34 @@ impl Learner {
         self.heard_at = env.now;
         let next = match message {
             Message::Prepare { mutation, committed } => {
-                if !self.takes_prepares() {
+                if let Stage::Joining { missed, .. } = &mut self.stage {
+                    *missed = true;
+                }
+                if !self.is_joined() {
                     return Next::Stay;
                 }
                 self.follower.prepare(cx, env, from, mutation, committed)
             }
             Message::Commit { committed } => {
-                if !self.takes_prepares() {
+                if !self.is_joined() {
                     return Next::Stay;
                 }
                 self.follower.commit(cx, env, from, committed)
             }
-            Message::FetchMore { signature } => {
-                if signature == self.signature && matches!(self.stage, Stage::Joining { .. } | Stage::Joined)
+            Message::Joined { signature, round, committed } => {
+                if self.is_round(signature, round)
+                    && let Stage::Joining { missed, .. } = self.stage
                 {
+                    self.stage = Stage::Joined { must_hold: committed };
+                    if missed {
+                        self.follower.gap(cx, env, from);
+                    }
+                }
+                Next::Stay
+            }
+            // One of an earlier round must not make it forget what it acknowledged in this one.
+            Message::FetchMore { signature, round } => {
+                if self.is_round(signature, round) {
                     self.fetch(cx, env);
                 }
                 Next::Stay
@@ -193,12 +225,10 @@ impl Learner {
         }
     }
 
-    /// The first prepare or commit shows that the primary has taken the learner in.
-    fn takes_prepares(&mut self) -> bool {
-        if matches!(self.stage, Stage::Joining { .. }) {
-            self.stage = Stage::Joined;
-        }
-        self.is_joined()
+    fn is_round(&self, signature: u64, round: u64) -> bool {
+        signature == self.signature
+            && round == self.follower.round()
+            && matches!(self.stage, Stage::Joining { .. } | Stage::Joined { .. })
     }
 
     fn advance(&mut self, cx: &mut Shared, env: &mut Env<'_>) {
@@ -222,7 +252,7 @@ impl Learner {
             | Stage::Fetching
             | Stage::Logging { .. }
             | Stage::Joining { .. }
-            | Stage::Joined => {}
+            | Stage::Joined { .. } => {}
         }
     }
 
@@ -287,7 +317,7 @@ impl Learner {
                     }
                 }
             }
-            Stage::Joining { .. } | Stage::Joined => {
+            Stage::Joining { .. } | Stage::Joined { .. } => {
                 let primary = self.primary.clone();
                 self.follower.logged(cx, env, &primary, logged);
             }
@@ -295,26 +325,33 @@ impl Learner {
         }
     }
 
+    /// Begins a round.
     fn join(&mut self, cx: &mut Shared, env: &mut Env<'_>) {
-        self.follower = Follower::new(cx);
-        self.stage = Stage::Joining { told_at: env.now };
-        let prepared = self.follower.received();
-        cx.send(env, &self.primary, Message::Join { signature: self.signature, prepared });
+        self.follower = Follower::new(cx, env.sessions.next());
+        self.stage = Stage::Joining { told_at: env.now, missed: false };
+        self.tell_joining(cx, env);
+    }
+
+    fn tell_joining(&self, cx: &Shared, env: &mut Env<'_>) {
+        let (round, prepared) = (self.follower.round(), self.follower.logged_to());
+        cx.send(env, &self.primary, Message::Join { signature: self.signature, round, prepared });
     }
 
     pub fn wake(&self, env: &Env<'_>) -> Option<Millis> {
         match self.stage {
             Stage::Waiting { until } => Some(until).filter(|at| *at > env.now),
-            Stage::Joining { told_at } => Some(told_at + env.options.resend_ms),
-            Stage::Copying | Stage::Fetching | Stage::Applying | Stage::Logging { .. } | Stage::Joined => {
-                None
-            }
+            Stage::Joining { told_at, .. } => Some(told_at + env.options.resend_ms),
+            Stage::Copying
+            | Stage::Fetching
+            | Stage::Applying
+            | Stage::Logging { .. }
+            | Stage::Joined { .. } => None,
         }
     }
 
     pub fn check(&self, cx: &Shared) -> Result<(), String> {
         match self.stage {
-            Stage::Joining { .. } | Stage::Joined => self.follower.check(cx),
+            Stage::Joining { .. } | Stage::Joined { .. } => self.follower.check(cx),
             Stage::Waiting { .. }
             | Stage::Copying
             | Stage::Fetching

@@ -24,6 +24,10 @@ use secondary::Secondary;
 /// Of a new partition's first configuration: at it, members begin without a replica.
 const FIRST_BALLOT: Ballot = Ballot(1);
 
+/// Committed mutations that a replica keeps in memory that is not primary: nobody asks it for them, and as a new
+/// primary it may take for granted that every member holds what is committed (replication.md S1).
+const FOLLOWER_RECENT: usize = 16;
+
 /// Refuses a write that came to another role.
 fn not_primary(cx: &Shared, env: &mut Env<'_>, token: u64) {
     env.out.push(Effect::Reply { gpid: cx.gpid, token, result: Err(ErrorCode::InvalidState) });

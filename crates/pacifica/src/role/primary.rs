@@ -48,6 +48,10 @@ pub(crate) struct Primary {
 }
 
 impl Primary {
+    pub fn reign(&self) -> Ballot {
+        self.reign
+    }
+
     /// `before` = the ballot at which this node was something else.
     pub fn take_over(cx: &mut Shared, env: &mut Env<'_>, before: Ballot) -> Self {
         let wait = env.options.lease_is_over_ms();
@@ -150,7 +154,7 @@ impl Primary {
                 self.commit(cx, env);
             }
             Input::Applied { upto } => {
-                cx.applied(env, upto);
+                cx.applied(env, upto, env.options.recent);
                 while let Some(&(decree, token)) = self.waiting.front() {
                     if decree > cx.tail.applied() {
                         break;
@@ -169,7 +173,11 @@ impl Primary {
             Input::Answered(answer) => self.answered(cx, env, answer),
             Input::Propose(proposal) => self.propose(cx, env, proposal),
             Input::Wake => self.wake_up(cx, env),
-            Input::Sweep | Input::CopiedRows { .. } | Input::Fetched { .. } | Input::CopyFailed { .. } => {}
+            Input::Sweep => self.sweep(cx, env),
+            Input::Restarted { .. }
+            | Input::CopiedRows { .. }
+            | Input::Fetched { .. }
+            | Input::CopyFailed { .. } => {}
         }
         self.try_release(cx, env);
         self.pursue(cx, env);
@@ -256,13 +264,15 @@ impl Primary {
 
     fn message(&mut self, cx: &mut Shared, env: &mut Env<'_>, from: &Node, message: Message) -> Next {
         match message {
-            Message::Prepared { prepared } => {
-                if self.somebody(from).is_some_and(|p| p.prepared(cx, env, prepared)) {
+            Message::Prepared { round, .. } | Message::Gap { round, .. }
+                if self.is_ended_round(cx, env, from, round) => {}
+            Message::Prepared { prepared, round } => {
+                if self.somebody(from).is_some_and(|p| p.prepared(cx, env, prepared, round)) {
                     self.commit(cx, env);
                 }
             }
             Message::State { committed, prepared } => return self.state(cx, env, from, committed, prepared),
-            Message::Gap { expected } => self.gap(cx, env, from, expected),
+            Message::Gap { expected, round } => self.gap(cx, env, from, expected, round),
             Message::NeedConfig => {
                 let config = cx.config.clone();
                 match self.pupils.iter_mut().find(|p| p.progress.node == *from) {
@@ -280,13 +290,16 @@ impl Primary {
                     self.drop_pupil(cx, env, |p| p.progress.node == *from);
                 }
             }
-            Message::Join { signature, prepared } => self.join(cx, env, from, signature, prepared),
+            Message::Join { signature, round, prepared } => {
+                self.join(cx, env, from, signature, round, prepared);
+            }
             Message::LearnFailed { signature } => self.drop_pupil(cx, env, |p| p.signature == signature),
             Message::Prepare { .. }
             | Message::Commit { .. }
             | Message::Configure { .. }
             | Message::Learn { .. }
             | Message::FetchMore { .. }
+            | Message::Joined { .. }
             | Message::Stale
             | Message::Released => {}
         }
@@ -335,15 +348,15 @@ impl Primary {
         self.compared = self.compared || self.members.iter().all(|m| m.answered);
     }
 
-    fn gap(&mut self, cx: &Shared, env: &mut Env<'_>, from: &Node, expected: Decree) {
+    fn gap(&mut self, cx: &Shared, env: &mut Env<'_>, from: &Node, expected: Decree, round: u64) {
         if let Some(pupil) = self.pupils.iter_mut().find(|p| p.progress.node == *from && p.joined()) {
             if expected <= cx.tail.base() && !pupil.asked {
                 pupil.back_to_copying(cx, env);
             } else {
-                pupil.progress.gap(cx, env, expected);
+                pupil.progress.gap(cx, env, expected, round);
             }
         } else if let Some(member) = self.members.iter_mut().find(|m| m.node == *from) {
-            member.gap(cx, env, expected);
+            member.gap(cx, env, expected, round);
         }
     }
 
@@ -361,7 +374,26 @@ impl Primary {
         self.pupils.iter().any(|p| p.signature == signature)
     }
 
-    fn join(&mut self, cx: &mut Shared, env: &mut Env<'_>, from: &Node, signature: u64, prepared: Decree) {
+    /// A learner that goes on in a round that counts no more is told so.
+    fn is_ended_round(&self, cx: &Shared, env: &mut Env<'_>, from: &Node, round: u64) -> bool {
+        match self.pupils.iter().find(|p| p.progress.node == *from) {
+            Some(pupil) if !pupil.is_round(round) => {
+                pupil.tell_ended(cx, env, round);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn join(
+        &mut self,
+        cx: &mut Shared,
+        env: &mut Env<'_>,
+        from: &Node,
+        signature: u64,
+        round: u64,
+        prepared: Decree,
+    ) {
         let found = self.pupils.iter_mut().find(|p| p.signature == signature && p.progress.node == *from);
         let Some(pupil) = found else {
             if !cx.config.is_member(from) {
@@ -369,17 +401,13 @@ impl Primary {
             }
             return;
         };
-        if pupil.joined() {
-            cx.send(env, from, Message::Commit { committed: pupil.progress.acked.min(cx.tail.committed()) });
-        } else if prepared < cx.tail.base() || prepared > cx.tail.prepared() {
-            pupil.back_to_copying(cx, env);
-        } else {
-            pupil.progress.answer(env, prepared);
-            // Tells it that it has joined, when there is nothing to prepare.
-            cx.send(env, from, Message::Commit { committed: prepared.min(cx.tail.committed()) });
-            pupil.progress.pump(cx, env);
-            env.leases.hurry(pupil.progress.peer);
+        if pupil.is_exhausted() {
+            cx.send(env, from, Message::LearnFailed { signature });
+            return self.drop_pupil(cx, env, |p| p.signature == signature);
         }
+        // What a predecessor prepared may be committed, although this primary does not know it yet.
+        pupil.join(cx, env, round, prepared, cx.tail.committed().max(self.inherited));
+        self.commit(cx, env);
     }
 
     /// A learner whose addition was asked for may be a member already and cannot be dropped.
@@ -406,8 +434,17 @@ impl Primary {
                     if !pupil.joined() {
                         pupil.call(cx, env);
                     }
-                } else if !cx.config.is_member(&node) && self.pupils.len() < env.options.max_learners {
-                    self.pupils.push(Pupil::begin(cx, env, &node));
+                } else if !cx.config.is_member(&node) {
+                    if self.pupils.len() >= env.options.max_learners
+                        && let Some(missing) = self.pupils.iter().find(|p| p.is_missing(env))
+                    {
+                        let signature = missing.signature;
+                        cx.send(env, &missing.progress.node, Message::LearnFailed { signature });
+                        self.drop_pupil(cx, env, |p| p.signature == signature);
+                    }
+                    if self.pupils.len() < env.options.max_learners {
+                        self.pupils.push(Pupil::begin(cx, env, &node));
+                    }
                 }
             }
             Proposal::RemoveSecondary { node } => {
@@ -474,6 +511,9 @@ impl Primary {
         if cx.ask.is_some() || env.now < cx.ask_again_at || cx.saving.is_some() {
             return;
         }
+        for member in &mut self.members {
+            member.review_loss(env);
+        }
         let Some(kind) = self.wanted(cx, env) else { return };
         if let ChangeKind::AddSecondary { node, .. } = &kind
             && let Some(pupil) = self.pupils.iter_mut().find(|p| p.progress.node == *node)
@@ -534,6 +574,23 @@ impl Primary {
             }
         }
         // A learner that went back to copying counts no more.
+        self.commit(cx, env);
+    }
+
+    fn sweep(&mut self, cx: &mut Shared, env: &mut Env<'_>) {
+        for member in &mut self.members {
+            if member.withholds(env) {
+                member.lose(env);
+            }
+            member.tell_committed_again(cx, env);
+        }
+        for pupil in &mut self.pupils {
+            // A learner that has restarted knows nothing of its joining.
+            if pupil.progress.withholds(env) && pupil.joined() && !pupil.asked {
+                pupil.back_to_copying(cx, env);
+            }
+            pupil.progress.tell_committed_again(cx, env);
+        }
         self.commit(cx, env);
     }
 

@@ -5,7 +5,7 @@ use pegasus_types::meta::Proposal;
 use pegasus_types::{ChangeKind, Node};
 
 use super::follower::Follower;
-use super::{FIRST_BALLOT, not_primary};
+use super::{FIRST_BALLOT, FOLLOWER_RECENT, not_primary};
 use crate::input::Input;
 use crate::lease::PeerId;
 use crate::shared::{Env, Next, Shared};
@@ -17,6 +17,8 @@ pub(crate) struct Secondary {
     follower: Follower,
     /// Asked for the primary's role, so grants it no more.
     claimed: bool,
+    /// The primary's process is another one by now, which can act at a new ballot only (safety-rules.md 1.4).
+    deposed: bool,
     /// The primary has spoken under this role: its replica was there.
     met: bool,
 }
@@ -25,8 +27,15 @@ impl Secondary {
     /// `cx.config` names this node as secondary of a primary.
     pub fn begin(cx: &mut Shared, env: &mut Env<'_>, primary: Node) -> Self {
         let peer = env.leases.peer(&primary, env.now);
-        env.leases.start_granting(peer, cx.gpid, cx.ballot());
-        let role = Self { peer, follower: Follower::new(cx), claimed: false, met: false, primary };
+        env.leases.start_granting(peer, cx.gpid, cx.ballot(), env.now);
+        let role = Self {
+            peer,
+            follower: Follower::new(cx, 0),
+            claimed: false,
+            deposed: false,
+            met: false,
+            primary,
+        };
         role.report(cx, env);
         role
     }
@@ -45,9 +54,15 @@ impl Secondary {
         match input {
             Input::Message { from, message } => return self.message(cx, env, &from, message),
             Input::Logged { upto } => self.follower.logged(cx, env, &self.primary, upto),
-            Input::Applied { upto } => cx.applied(env, upto),
+            Input::Applied { upto } => cx.applied(env, upto, FOLLOWER_RECENT),
             Input::Suspect { node } => {
                 if node == self.primary {
+                    self.claim(cx, env);
+                }
+            }
+            Input::Restarted { node } => {
+                if node == self.primary {
+                    self.deposed = true;
                     self.claim(cx, env);
                 }
             }
@@ -97,6 +112,7 @@ impl Secondary {
             | Message::Learn { .. }
             | Message::Join { .. }
             | Message::FetchMore { .. }
+            | Message::Joined { .. }
             | Message::LearnFailed { .. } => {}
         }
         Next::Stay
@@ -119,14 +135,14 @@ impl Secondary {
     /// back: a group that is whole goes on while the meta is away (safety-rules.md 1.6). A late success of the
     /// claim does no harm.
     fn review_claim(&mut self, cx: &mut Shared, env: &mut Env<'_>) {
-        if !self.claimed || cx.ask.is_some() || cx.saving.is_some() {
+        if !(self.claimed || self.deposed) || cx.ask.is_some() || cx.saving.is_some() {
             return;
         }
-        if env.leases.is_silent(self.peer, env.now, env.options) {
+        if self.deposed || env.leases.is_silent(self.peer, env.now, env.options) {
             self.claim(cx, env);
         } else {
             self.claimed = false;
-            env.leases.start_granting(self.peer, cx.gpid, cx.ballot());
+            env.leases.start_granting(self.peer, cx.gpid, cx.ballot(), env.now);
         }
     }
 

@@ -12,12 +12,19 @@ use crate::shared::{Env, Shared};
 const LEARN_AGAIN_MS: u64 = 1_000;
 /// How often a learner that has joined is looked at: is it ready to be added?
 const READY_POLL_MS: u64 = 50;
+/// A learner that is there grants within a heartbeat or two. One that has not for so long makes room for others.
+const COMES_WITHIN_MS: u64 = 10_000;
+/// Rounds of one session that are remembered. A learner that needs more begins a new session.
+const MAX_ROUNDS: usize = 64;
 
 #[derive(Debug)]
 pub(crate) struct Pupil {
     pub progress: Progress,
     pub signature: u64,
+    begun_at: Millis,
     called_at: Millis,
+    /// Joinings that count no more, or never did. `progress.round` is the one that counts.
+    ended: Vec<u64>,
     /// Its addition was asked for and not surely refused: it counts as a member (safety-rules.md 1.2).
     pub asked: bool,
     /// A request for its addition may still be carried out.
@@ -28,7 +35,15 @@ impl Pupil {
     pub fn begin(cx: &Shared, env: &mut Env<'_>, node: &Node) -> Self {
         let progress = Progress::new(cx, env, node, None);
         let signature = env.sessions.next();
-        let mut pupil = Self { progress, signature, called_at: env.now, asked: false, uncertain: false };
+        let mut pupil = Self {
+            progress,
+            signature,
+            begun_at: env.now,
+            called_at: env.now,
+            ended: Vec::new(),
+            asked: false,
+            uncertain: false,
+        };
         pupil.call(cx, env);
         pupil
     }
@@ -37,6 +52,8 @@ impl Pupil {
     pub fn carry_on(&mut self, cx: &Shared, env: &mut Env<'_>) {
         let old = &self.progress;
         self.progress = Progress::new(cx, env, &old.node.clone(), Some(old.slot));
+        // Rounds are of one ballot.
+        self.ended.clear();
         self.asked = false;
         self.uncertain = false;
         self.call(cx, env);
@@ -68,9 +85,63 @@ impl Pupil {
 
     /// It cannot be fed from memory (any more): let it fetch from the log.
     pub fn back_to_copying(&mut self, cx: &Shared, env: &mut Env<'_>) {
+        let round = self.progress.round;
+        self.end_round();
         self.progress.suspend(env);
         self.called_at = env.now;
-        cx.send(env, &self.progress.node, Message::FetchMore { signature: self.signature });
+        self.tell_ended(cx, env, round);
+    }
+
+    /// From now on nothing that is acknowledged in this round counts.
+    fn end_round(&mut self) {
+        if self.joined() {
+            self.ended.push(self.progress.round);
+        }
+    }
+
+    pub fn tell_ended(&self, cx: &Shared, env: &mut Env<'_>, round: u64) {
+        cx.send(env, &self.progress.node, Message::FetchMore { signature: self.signature, round });
+    }
+
+    pub fn is_round(&self, round: u64) -> bool {
+        self.joined() && self.progress.round == round
+    }
+
+    pub fn is_exhausted(&self) -> bool {
+        self.ended.len() >= MAX_ROUNDS && !self.asked
+    }
+
+    /// Called, and not there as far as one can see.
+    pub fn is_missing(&self, env: &Env<'_>) -> bool {
+        let progress = &self.progress;
+        !self.joined()
+            && !self.asked
+            && env.now.since(self.begun_at) >= COMES_WITHIN_MS
+            && !env.leases.holds(progress.peer, &progress.slot, env.now, env.options)
+    }
+
+    /// It holds everything up to `prepared`, and in another round than before (if any) it may have forgotten
+    /// what it acknowledged in that. `must_hold` = what a member holds.
+    pub fn join(&mut self, cx: &Shared, env: &mut Env<'_>, round: u64, prepared: Decree, must_hold: Decree) {
+        if !self.is_round(round) {
+            if self.ended.contains(&round) {
+                return self.tell_ended(cx, env, round);
+            }
+            if prepared < cx.tail.base() || prepared > cx.tail.prepared() {
+                self.end_round();
+                self.progress.suspend(env);
+                self.called_at = env.now;
+                self.ended.push(round);
+                return self.tell_ended(cx, env, round);
+            }
+            self.end_round();
+            self.progress.answer(env, prepared);
+            self.progress.round = round;
+        }
+        let signature = self.signature;
+        cx.send(env, &self.progress.node, Message::Joined { signature, round, committed: must_hold });
+        self.progress.pump(cx, env);
+        env.leases.hurry(self.progress.peer);
     }
 
     pub fn wake(&mut self, cx: &Shared, env: &mut Env<'_>) {

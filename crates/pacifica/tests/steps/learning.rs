@@ -51,23 +51,24 @@ fn learner() -> Rig {
     rig
 }
 
-/// It has copied up to 12 and was taken in.
-fn joined() -> Rig {
+/// It has copied up to 12 and was taken in, in this round.
+fn joined() -> (Rig, u64) {
     let mut rig = learner();
     assert_eq!(fetches(&rig.event(copied(10))), [10]);
     let out = rig.event(fetched(11..=12, 12));
     assert_eq!(applied(&out), [11, 12]);
-    assert_eq!(sent(&out, "b"), [&Message::Join { signature: SIGNATURE, prepared: Decree(12) }]);
-    rig.message("b", 3, Message::Commit { committed: Decree(12) });
-    rig
+    let (prepared, round) = joining(&out, "b").unwrap();
+    assert_eq!(prepared, 12);
+    rig.message("b", 3, Message::Joined { signature: SIGNATURE, round, committed: Decree(12) });
+    (rig, round)
 }
 
 #[test]
 fn rows_then_log_then_prepares_then_member() {
-    let mut rig = joined();
+    let (mut rig, round) = joined();
     let prepare = Message::Prepare { mutation: mutation(13, 3), committed: Decree(12) };
     let out = rig.message("b", 3, prepare);
-    assert_eq!(sent(&out, "b"), [&Message::Prepared { prepared: Decree(13) }]);
+    assert_eq!(sent(&out, "b"), [&Message::Prepared { round, prepared: Decree(13) }]);
     let out = rig.event(Event::MetaConfig { config: config(4, "b c a") });
     assert!(out.iter().any(|e| matches!(e, Effect::SaveConfig { learning: false, .. })));
     assert_eq!(rig.core.status(GPID), Some(ReplicaStatus::Secondary));
@@ -121,9 +122,10 @@ fn what_a_returning_primary_prepared_alone_is_gone() {
 
 #[test]
 fn a_session_goes_on_at_a_new_ballot_of_the_same_primary() {
-    let mut rig = joined();
+    let (mut rig, round) = joined();
     let out = rig.message("b", 4, learn(4, "b", SIGNATURE));
-    assert!(sent(&out, "b").contains(&&Message::Join { signature: SIGNATURE, prepared: Decree(12) }));
+    let again = joining(&out, "b").unwrap();
+    assert!(again.0 == 12 && again.1 != round);
     assert!(!out.iter().any(|e| matches!(e, Effect::StopCopy { .. })));
     // Another primary: another session, or none.
     rig.event(Event::MetaConfig { config: config(5, "c") });
@@ -132,9 +134,9 @@ fn a_session_goes_on_at_a_new_ballot_of_the_same_primary() {
 
 #[test]
 fn a_session_that_the_primary_forgot_ends() {
-    let mut rig = joined();
+    let (mut rig, round) = joined();
     let out = rig.pass_with(3_500, "b");
-    assert!(sent(&out, "b").contains(&&Message::Join { signature: SIGNATURE, prepared: Decree(12) }));
+    assert_eq!(joining(&out, "b"), Some((12, round)));
     rig.message("b", 3, Message::LearnFailed { signature: SIGNATURE + 1 });
     assert_eq!(rig.core.status(GPID), Some(ReplicaStatus::Learner));
     rig.message("b", 3, Message::LearnFailed { signature: SIGNATURE });
@@ -154,37 +156,37 @@ fn teaching() -> (Rig, u64) {
 fn a_learner_counts_from_its_joining_on() {
     let (mut rig, signature) = teaching();
     rig.write(1);
-    assert_eq!(applied(&rig.message("b", 1, Message::Prepared { prepared: Decree(1) })), [1]);
-    let out = rig.message("c", 1, Message::Join { signature, prepared: Decree(0) });
+    assert_eq!(applied(&rig.message("b", 1, Message::Prepared { round: 0, prepared: Decree(1) })), [1]);
+    let out = rig.message("c", 1, Message::Join { signature, round: 5, prepared: Decree(0) });
     assert_eq!(prepares(&out, "c"), [1]);
     rig.write(2);
-    assert!(applied(&rig.message("b", 1, Message::Prepared { prepared: Decree(2) })).is_empty());
-    assert_eq!(applied(&rig.message("c", 1, Message::Prepared { prepared: Decree(2) })), [2]);
+    assert!(applied(&rig.message("b", 1, Message::Prepared { round: 0, prepared: Decree(2) })).is_empty());
+    assert_eq!(applied(&rig.message("c", 1, Message::Prepared { round: 5, prepared: Decree(2) })), [2]);
 }
 
 #[test]
 fn a_silent_learner_goes_back_to_copying_and_delays_nobody() {
     let (mut rig, signature) = teaching();
-    rig.message("c", 1, Message::Join { signature, prepared: Decree(0) });
+    rig.message("c", 1, Message::Join { signature, round: 5, prepared: Decree(0) });
     rig.write(1);
-    rig.message("b", 1, Message::Prepared { prepared: Decree(1) });
+    rig.message("b", 1, Message::Prepared { round: 0, prepared: Decree(1) });
     let out = rig.pass_with(250, "b");
     assert_eq!(applied(&out), [1]);
-    assert!(sent(&out, "c").contains(&&Message::FetchMore { signature }));
+    assert!(sent(&out, "c").contains(&&Message::FetchMore { signature, round: 5 }));
 }
 
 #[test]
 fn it_is_asked_for_when_it_has_all_and_grants() {
     let (mut rig, signature) = teaching();
     rig.write(1);
-    rig.message("b", 1, Message::Prepared { prepared: Decree(1) });
-    rig.message("c", 1, Message::Join { signature, prepared: Decree(0) });
+    rig.message("b", 1, Message::Prepared { round: 0, prepared: Decree(1) });
+    rig.message("c", 1, Message::Join { signature, round: 5, prepared: Decree(0) });
     let beats = rig.pass(150);
     assert!(
         asked(&rig.grant("c", last_beat(&beats, "c").unwrap().seq, Grant::All)).is_empty(),
         "1 is missing"
     );
-    let out = rig.message("c", 1, Message::Prepared { prepared: Decree(1) });
+    let out = rig.message("c", 1, Message::Prepared { round: 5, prepared: Decree(1) });
     let add = ChangeKind::AddSecondary { primary: node("a"), node: node("c") };
     assert_eq!(asked(&out), [&add]);
     // Refused for good: no longer counted, and told so.
@@ -196,12 +198,16 @@ fn it_is_asked_for_when_it_has_all_and_grants() {
 #[test]
 fn strangers_and_the_far_behind() {
     let (mut rig, signature) = teaching();
-    let out = rig.message("c", 1, Message::Join { signature: signature + 1, prepared: Decree(0) });
+    let out = rig.message("c", 1, Message::Join { signature: signature + 1, round: 5, prepared: Decree(0) });
     assert_eq!(sent(&out, "c"), [&Message::LearnFailed { signature: signature + 1 }]);
     assert!(rig.core.teach(GPID, Ballot(1), signature).is_ok());
     assert!(rig.core.teach(GPID, Ballot(1), signature + 1).is_err());
-    let out = rig.message("c", 1, Message::Join { signature, prepared: Decree(9) });
-    assert_eq!(sent(&out, "c"), [&Message::FetchMore { signature }], "it claims what nobody prepared");
+    let out = rig.message("c", 1, Message::Join { signature, round: 5, prepared: Decree(9) });
+    assert_eq!(
+        sent(&out, "c"),
+        [&Message::FetchMore { signature, round: 5 }],
+        "it claims what nobody prepared"
+    );
     // A node that knows nothing of a partition says so.
     let mut rig = Rig::new();
     let prepare = Message::Prepare { mutation: mutation(6, 4), committed: Decree(5) };

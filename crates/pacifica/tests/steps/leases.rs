@@ -143,7 +143,7 @@ fn the_new_primary_waits_out_its_own_last_grant() {
 fn a_member_that_was_asked_for_must_grant_until_it_is_surely_refused() {
     let mut rig = Rig::primary("a b");
     let signature = learn_c(&mut rig);
-    rig.message("c", 1, Message::Join { signature, prepared: Decree(0) });
+    rig.message("c", 1, Message::Join { signature, round: 5, prepared: Decree(0) });
     assert_eq!(rig.serving(), Serving::Yes, "a learner need not grant");
     let beats = rig.pass(150);
     rig.grant("b", last_beat(&beats, "b").unwrap().seq, Grant::All);

@@ -47,7 +47,7 @@ fn a_new_primary_prepares_again_what_it_inherited_before_it_serves() {
     assert_eq!(prepares(&out, "c"), [4, 5, 6]);
     rig.all_grant("a c");
     assert_eq!((rig.serving(), rig.admission()), (Serving::Wait, Admission::Wait));
-    let out = rig.message("c", 2, Message::Prepared { prepared: Decree(6) });
+    let out = rig.message("c", 2, Message::Prepared { round: 0, prepared: Decree(6) });
     assert_eq!(applied(&out), [5, 6]);
     assert_eq!(rig.serving(), Serving::Yes);
     assert!(matches!(rig.admission(), Admission::Ready { .. }));
@@ -69,7 +69,7 @@ fn a_primary_that_lacks_committed_decrees_stands_down() {
 fn a_reset_or_unanswered_member_is_removed_and_the_writes_go_on() {
     let mut rig = Rig::primary("a b c");
     rig.write(7);
-    rig.message("b", 1, Message::Prepared { prepared: Decree(1) });
+    rig.message("b", 1, Message::Prepared { round: 0, prepared: Decree(1) });
     let out = rig.event(Event::PeerReset { node: node("c") });
     assert_eq!(asked(&out), [&removal("c")]);
     // No answer: asked again.
@@ -80,7 +80,7 @@ fn a_reset_or_unanswered_member_is_removed_and_the_writes_go_on() {
     assert!(sent(&out, "c").contains(&&Message::Configure { config: config(2, "a b") }), "it may be alive");
     let out = rig.message("b", 2, state(0, 1));
     assert_eq!(prepares(&out, "b"), [1], "again under the new ballot");
-    let out = rig.message("b", 2, Message::Prepared { prepared: Decree(1) });
+    let out = rig.message("b", 2, Message::Prepared { round: 0, prepared: Decree(1) });
     assert_eq!(replies(&out), [(7, true)], "the client has waited");
 }
 
@@ -88,7 +88,7 @@ fn a_reset_or_unanswered_member_is_removed_and_the_writes_go_on() {
 fn a_slow_member_is_removed_although_it_is_heard() {
     let mut rig = Rig::primary("a b c");
     rig.write(1);
-    rig.message("b", 1, Message::Prepared { prepared: Decree(1) });
+    rig.message("b", 1, Message::Prepared { round: 0, prepared: Decree(1) });
     assert!(asked(&rig.pass_with(2_900, "b c")).is_empty());
     assert_eq!(asked(&rig.pass_with(200, "b c")), [&removal("c")]);
 }
@@ -133,8 +133,8 @@ fn a_planned_move_finishes_its_writes_first() {
     let out = rig.propose(1, Proposal::HandOver { to: node("b") });
     assert!(asked(&out).is_empty());
     assert_eq!(rig.admission(), Admission::Wait);
-    rig.message("b", 1, Message::Prepared { prepared: Decree(1) });
-    let out = rig.message("c", 1, Message::Prepared { prepared: Decree(1) });
+    rig.message("b", 1, Message::Prepared { round: 0, prepared: Decree(1) });
+    let out = rig.message("c", 1, Message::Prepared { round: 0, prepared: Decree(1) });
     assert_eq!(replies(&out), [(7, true)]);
     assert_eq!(sent(&out, "b"), [&Message::Released]);
     let hand_over = ChangeKind::HandOver { primary: node("a"), to: node("b"), stay: true };
@@ -173,7 +173,7 @@ fn a_replaced_decree_voids_what_followed_it() {
     rig.event(Event::MetaConfig { config: config(2, "c a") });
     let first = Message::Prepare { mutation: mutation(5, 2), committed: Decree(4) };
     let out = rig.message("c", 2, first);
-    assert_eq!(sent(&out, "c"), [&Message::Prepared { prepared: Decree(5) }]);
+    assert_eq!(sent(&out, "c"), [&Message::Prepared { round: 0, prepared: Decree(5) }]);
     let out = rig.message("b", 1, Message::NeedConfig);
     assert_eq!(sent(&out, "b"), [&Message::Configure { config: config(2, "c a") }]);
     // As primary it knows nothing of the old 6.

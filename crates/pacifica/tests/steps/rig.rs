@@ -46,6 +46,7 @@ pub struct Rig {
     /// False: what the core asks of its disk is only recorded.
     pub disk_works: bool,
     beat: u64,
+    asked: Option<ChangeKind>,
 }
 
 impl Rig {
@@ -55,7 +56,13 @@ impl Rig {
 
     pub fn with(options: Options) -> Self {
         let now = Millis(10_000);
-        Self { core: NodeCore::new(node("a"), INCARNATION, options, now), now, disk_works: true, beat: 0 }
+        Self {
+            core: NodeCore::new(node("a"), INCARNATION, options, now),
+            now,
+            disk_works: true,
+            beat: 0,
+            asked: None,
+        }
     }
 
     /// A primary at ballot 1 that serves: members have answered and granted.
@@ -88,6 +95,9 @@ impl Rig {
                 {
                     todo.extend(self.core.step(self.now, done));
                 }
+                if let Effect::AskMeta { request } = &effect {
+                    self.asked = Some(request.kind.clone());
+                }
                 seen.push(effect);
             }
         }
@@ -108,8 +118,14 @@ impl Rig {
         self.event(Event::Propose { gpid: GPID, ballot: Ballot(ballot), proposal })
     }
 
+    /// Answers the last request.
     pub fn answer(&mut self, asked_at: i64, reply: Option<ChangeReply>) -> Vec<Effect> {
-        self.event(Event::ChangeAnswered { gpid: GPID, asked_at: Ballot(asked_at), reply })
+        let kind = self.asked.clone().expect("it has asked");
+        self.answer_to(asked_at, kind, reply)
+    }
+
+    pub fn answer_to(&mut self, asked_at: i64, kind: ChangeKind, reply: Option<ChangeReply>) -> Vec<Effect> {
+        self.event(Event::ChangeAnswered { gpid: GPID, asked_at: Ballot(asked_at), kind, reply })
     }
 
     pub fn accept(&mut self, config: PartitionConfig) -> Vec<Effect> {
@@ -211,6 +227,14 @@ pub fn sent<'a>(effects: &'a [Effect], to: &str) -> Vec<&'a Message> {
             _ => None,
         })
         .collect()
+}
+
+/// Decree and round of the joining that was told.
+pub fn joining(effects: &[Effect], to: &str) -> Option<(i64, u64)> {
+    sent(effects, to).iter().find_map(|m| match m {
+        Message::Join { round, prepared, .. } => Some((prepared.0, *round)),
+        _ => None,
+    })
 }
 
 pub fn prepares(effects: &[Effect], to: &str) -> Vec<i64> {

@@ -8,7 +8,7 @@ use pegasus_types::{Ballot, Decree, ErrorCode, Mutation};
 use crate::rig::*;
 
 fn ack(rig: &mut Rig, from: &str, ballot: i64, prepared: i64) -> Vec<Effect> {
-    rig.message(from, ballot, Message::Prepared { prepared: Decree(prepared) })
+    rig.message(from, ballot, Message::Prepared { round: 0, prepared: Decree(prepared) })
 }
 
 #[test]
@@ -80,7 +80,7 @@ fn what_is_lost_on_the_way_is_sent_again() {
     rig.write(1);
     rig.write(2);
     assert_eq!(prepares(&rig.pass_with(350, "b"), "b"), [1, 2]);
-    let out = rig.message("b", 1, Message::Gap { expected: Decree(2) });
+    let out = rig.message("b", 1, Message::Gap { round: 0, expected: Decree(2) });
     assert_eq!(prepares(&out, "b"), [2]);
     ack(&mut rig, "b", 1, 2);
     assert!(prepares(&rig.pass_with(700, "b"), "b").is_empty());
@@ -97,7 +97,7 @@ fn a_secondary_acknowledges_what_is_in_its_log_and_applies_what_is_committed() {
     let out = rig.message("b", 1, prepare(1, 1, 0));
     assert!(matches!(out[..], [Effect::Log { .. }]), "{out:?}");
     let logged = pegasus_pacifica::Event::Logged { gpid: GPID, ballot: Ballot(1), upto: Decree(1) };
-    assert_eq!(sent(&rig.event(logged), "b"), [&Message::Prepared { prepared: Decree(1) }]);
+    assert_eq!(sent(&rig.event(logged), "b"), [&Message::Prepared { round: 0, prepared: Decree(1) }]);
     rig.disk_works = true;
     let out = rig.message("b", 1, prepare(2, 1, 1));
     assert_eq!(applied(&out), [1]);
@@ -108,12 +108,12 @@ fn a_secondary_acknowledges_what_is_in_its_log_and_applies_what_is_committed() {
 #[test]
 fn order_duplicates_and_strangers_at_a_secondary() {
     let mut rig = Rig::secondary();
-    let gap = |d| Message::Gap { expected: Decree(d) };
+    let gap = |d| Message::Gap { round: 0, expected: Decree(d) };
     assert_eq!(sent(&rig.message("b", 1, prepare(2, 1, 0)), "b"), [&gap(1)]);
     assert!(rig.message("b", 1, prepare(3, 1, 0)).is_empty(), "it was told just now");
     rig.message("b", 1, prepare(1, 1, 0));
     let again = rig.message("b", 1, prepare(1, 1, 0));
-    assert_eq!(sent(&again, "b"), [&Message::Prepared { prepared: Decree(1) }]);
+    assert_eq!(sent(&again, "b"), [&Message::Prepared { round: 0, prepared: Decree(1) }]);
     assert_eq!(again.len(), 1, "not logged twice");
     // A member that is not the primary, an older and a newer ballot.
     assert!(rig.message("c", 1, prepare(2, 1, 0)).is_empty());
