@@ -134,6 +134,12 @@ impl Acknowledged {
         all.filter(felt).map(|(_, took)| *took).max().unwrap_or_default()
     }
 
+    /// The longest write of all.
+    pub fn longest(&self) -> Duration {
+        let all = self.writers.iter().flat_map(|one| &one.writes);
+        all.map(|(_, took)| *took).max().unwrap_or_default()
+    }
+
     /// Reads everything back.
     ///
     /// # Panics
