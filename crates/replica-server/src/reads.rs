@@ -14,7 +14,7 @@ use pegasus_storage::ops::{self, Begun, HashCheck, PageRead, ReadAt, ReadLimits}
 use pegasus_types::data::{MultiGetRequest, ReadRequest, ReadResponseBody, StorageError};
 use pegasus_types::meta::ReplicaStatus;
 use pegasus_types::time::epoch_seconds;
-use pegasus_types::{ErrorCode, Gpid, Millis};
+use pegasus_types::{Ballot, ErrorCode, Gpid, Millis};
 
 use crate::clock;
 use crate::metrics::Op;
@@ -46,6 +46,8 @@ pub struct Read {
     pub arrived_us: u64,
     /// Until then it may wait for the lease.
     pub deadline: Millis,
+    /// As what primary this node began to read: what was read under one reign may be old in the next.
+    pub reign: Option<Ballot>,
 }
 
 /// What waits for a grant.
@@ -96,8 +98,9 @@ impl NodeState {
         reply.error(code);
     }
 
-    pub fn read(&mut self, shell: &Rc<Shell>, now: Millis, read: Read) {
+    pub fn read(&mut self, shell: &Rc<Shell>, now: Millis, mut read: Read) {
         let gpid = read.gpid;
+        read.reign = self.core.reign(gpid);
         if let Err(code) = self.read_gate(now, &read) {
             return self.refuse(gpid, Op::of_read(&read.request), read.reply, code);
         }
@@ -169,6 +172,10 @@ impl NodeState {
             // the disk, stood still in between (safety-rules.md 1.2).
             let now = clock::boot_ms();
             match self.core.serving(now, gpid) {
+                Serving::Yes if self.core.reign(gpid) != read.reign => {
+                    // The role was lost and has come back while a thread was reading.
+                    return self.refuse(gpid, op, read.reply, ErrorCode::InvalidState);
+                }
                 Serving::Yes => {}
                 Serving::Wait => {
                     let deadline = read.deadline;

@@ -57,7 +57,7 @@ fn joined() -> (Rig, u64) {
     assert_eq!(fetches(&rig.event(copied(10))), [10]);
     let out = rig.event(fetched(11..=12, 12));
     assert_eq!(applied(&out), [11, 12]);
-    let (prepared, round) = joining(&out, "b").unwrap();
+    let (prepared, round) = joining(&out, "b").expect("it joins");
     assert_eq!(prepared, 12);
     rig.message("b", 3, Message::Joined { signature: SIGNATURE, round, committed: Decree(12) });
     (rig, round)
