@@ -158,6 +158,8 @@ impl Catalog {
             return;
         }
         let copy = self.copies.entry(key).or_default();
+        // A copy without records is written before anybody has asked for it.
+        copy.claimed = true;
         let mut top = Decree::ZERO;
         for entry in run {
             if entry.cuts {

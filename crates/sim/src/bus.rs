@@ -202,7 +202,7 @@ impl Ord for Item {
 pub enum Weather {
     /// Everything arrives within 2 ms and in order.
     Calm,
-    /// 2 % are lost, 3 % are late by up to 1.5 s, anything overtakes anything.
+    /// 2 % are lost, 2 % of the messages come twice, 3 % are late by up to 1.5 s, anything overtakes anything.
     Stormy,
 }
 
@@ -302,6 +302,14 @@ impl Bus {
             let last = self.last.entry((from, to)).or_default();
             delay = delay.max((*last + 1).saturating_sub(self.now));
             *last = self.now + delay;
+        }
+        if self.weather == Weather::Stormy
+            && matches!(packet, Packet::Envelope(_))
+            && self.dice.permille(20)
+        {
+            let packet = packet.clone();
+            let later = self.delay();
+            self.after(later, Happening::Deliver { from, to, life, packet });
         }
         self.after(delay, Happening::Deliver { from, to, life, packet });
     }

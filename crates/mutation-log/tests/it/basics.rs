@@ -197,6 +197,23 @@ fn copies_that_nobody_claims_after_a_start_are_forgotten() {
     assert_eq!(replayed(&log, P1, 0).unwrap(), [0; 0]);
 }
 
+/// A replica whose records were all freed is written again while others are still being opened.
+#[test]
+fn copies_that_are_written_before_all_are_open_are_kept() {
+    let disk = MemDisk::default();
+    drop(two_partitions(&disk, u64::MAX));
+    let (mut log, _) = open(&disk, Durability::Sync);
+    let mut fresh = record(P1, 1);
+    fresh.copy_id = 7;
+    assert_eq!(log.replay(P1, 7, Decree(0)).unwrap().count(), 0);
+    append(&mut log, vec![fresh]).unwrap();
+    log.recovery_done();
+    log.write(&mut Vec::new());
+    drop(log);
+    let (log, _) = open(&disk, Durability::Sync);
+    assert_eq!(log.replay(P1, 7, Decree(0)).unwrap().count(), 1);
+}
+
 #[test]
 fn copies_whose_owner_cannot_be_opened_are_kept() {
     let disk = MemDisk::default();
