@@ -303,9 +303,7 @@ impl Bus {
             delay = delay.max((*last + 1).saturating_sub(self.now));
             *last = self.now + delay;
         }
-        if self.weather == Weather::Stormy
-            && matches!(packet, Packet::Envelope(_))
-            && self.dice.permille(20)
+        if self.weather == Weather::Stormy && matches!(packet, Packet::Envelope(_)) && self.dice.permille(20)
         {
             let packet = packet.clone();
             let later = self.delay();
