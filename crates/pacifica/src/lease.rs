@@ -85,10 +85,13 @@ impl Peer {
         !self.mine.is_empty() || !self.theirs.is_empty()
     }
 
-    /// Where nothing was shared there was nothing to hear: silence counts from now on.
+    /// Where nothing was shared there was nothing to hear: silence counts from now on, and a process that was
+    /// started meanwhile is none that has restarted.
     fn begin_sharing(&mut self, now: Millis) {
         if !self.shares() {
             self.heard = self.heard.max(now);
+            self.incarnations.clear();
+            self.restarted = false;
         }
     }
 

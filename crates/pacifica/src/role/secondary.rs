@@ -2,7 +2,7 @@
 
 use pegasus_types::message::Message;
 use pegasus_types::meta::Proposal;
-use pegasus_types::{ChangeKind, Node};
+use pegasus_types::{ChangeKind, Millis, Node};
 
 use super::follower::Follower;
 use super::{FIRST_BALLOT, FOLLOWER_RECENT, not_primary};
@@ -10,11 +10,16 @@ use crate::input::Input;
 use crate::lease::PeerId;
 use crate::shared::{Env, Next, Shared};
 
+/// A primary that restarted and has its new ballot already is seen as another process just after that ballot was
+/// adopted here. So long after it (two heartbeats), another process does not have the ballot.
+const FRESH_MS: u64 = 300;
+
 #[derive(Debug)]
 pub(crate) struct Secondary {
     primary: Node,
     peer: PeerId,
     follower: Follower,
+    begun_at: Millis,
     /// Asked for the primary's role, so grants it no more.
     claimed: bool,
     /// The primary's process is another one by now, which can act at a new ballot only (safety-rules.md 1.4).
@@ -31,6 +36,7 @@ impl Secondary {
         let role = Self {
             peer,
             follower: Follower::new(cx, 0),
+            begun_at: env.now,
             claimed: false,
             deposed: false,
             met: false,
@@ -61,7 +67,7 @@ impl Secondary {
                 }
             }
             Input::Restarted { node } => {
-                if node == self.primary {
+                if node == self.primary && env.now.since(self.begun_at) >= FRESH_MS {
                     self.deposed = true;
                     self.claim(cx, env);
                 }
