@@ -78,6 +78,10 @@ impl Host {
         let open = self.process.as_ref().and_then(|p| p.copying.get(&gpid));
         let Some(copying) = open.filter(|c| c.request == Some(request)) else { return };
         let signature = copying.signature;
+        // What is answered now is too late: the failure has been reported.
+        if let Some(process) = &mut self.process {
+            process.copying.remove(&gpid);
+        }
         let why = "no answer".to_owned();
         self.step(cx, Event::CopyFailed { gpid, signature, restart: true, why });
     }
