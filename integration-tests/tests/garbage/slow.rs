@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use pegasus_onebox::Role;
+use bytes::{BufMut, BytesMut};
 
 use crate::stranger::{Target, call, hello, random_bytes, read_reply};
 
@@ -58,44 +58,33 @@ pub fn drop_by_drop(target: &Target) -> Vec<TcpStream> {
     never_done
 }
 
-/// Asks for much more than it ever reads, on many connections: in short reads, in long ones and in checks that fail.
+/// Asks for much more than it ever reads, on many connections.
 pub fn unread_answers(target: &Target) -> Vec<TcpStream> {
-    let blob = |bytes: &[u8]| [&u32::try_from(bytes.len()).unwrap().to_be_bytes()[..], bytes].concat();
-    let field = |id: u8, ty: u8, value: &[u8]| [&[ty, 0, id][..], value].concat();
-    let hash_key = field(1, 12, &blob(LARGE_KEY.as_bytes()));
-    let key_len = u16::try_from(LARGE_KEY.len()).unwrap().to_be_bytes();
-    let key = [&key_len[..], LARGE_KEY.as_bytes()].concat();
-    let argument = |inside: &[u8]| [&field(1, 12, inside), &b"\0"[..]].concat();
-    let request = |name, args: Vec<u8>| call(name, 1, &args).to_vec();
-    let requests = match target.role {
-        Role::Meta => vec![request("RPC_CM_LIST_APPS", argument(b"\0"))],
-        Role::Collector => vec![b"GET /metrics HTTP/1.1\r\nhost: h\r\n\r\n".to_vec()],
-        Role::Replica => vec![
-            request("RPC_RRDB_RRDB_GET", argument(&blob(&key))),
-            request("RPC_RRDB_RRDB_MULTI_GET", argument(&[&hash_key[..], b"\x02\0\x08\x01\0"].concat())),
-            // VALUE_NOT_EXIST, and the value is to be returned.
-            request(
-                "RPC_RRDB_RRDB_CHECK_AND_SET",
-                argument(&[&hash_key[..], b"\x08\0\x03\0\0\0\x01\x02\0\x09\x01\0"].concat()),
-            ),
-        ],
-    };
-    let mut kept = Vec::new();
-    for request in requests {
-        // The large value lies in one of the partitions; the others say that they have nothing.
-        for partition in 0..8 {
-            let mut requests = request.repeat(2000);
-            if target.role == Role::Replica {
-                // Where the partition stands in the header.
-                requests.chunks_mut(request.len()).for_each(|request| request[31] = partition);
-            }
+    let mut get = BytesMut::from(&b"\x0c\0\x01"[..]);
+    get.put_u32(u32::try_from(2 + LARGE_KEY.len()).unwrap());
+    get.put_u16(u16::try_from(LARGE_KEY.len()).unwrap());
+    get.put_slice(LARGE_KEY.as_bytes());
+    get.put_u8(0);
+    let requests = match target.name.as_str() {
+        "meta1" => call("RPC_CM_LIST_APPS", 1, b"\x0c\0\x01\0\0"),
+        "collector" => BytesMut::from(&b"GET /metrics HTTP/1.1\r\nhost: h\r\n\r\n"[..]),
+        _ => call("RPC_RRDB_RRDB_GET", 1, &get),
+    }
+    .repeat(2000);
+    let ask = || {
+        // The large value lies in one partition; the others say that they have nothing.
+        (0..8).map(|partition: u8| {
             let mut stream = target.connect();
             stream.set_write_timeout(Some(Duration::from_millis(300))).unwrap();
-            // They stop being taken when the answers are not.
+            let mut requests = requests.clone();
+            if target.name.starts_with("replica") {
+                let len = requests.len() / 2000;
+                requests.chunks_mut(len).for_each(|request| request[31] = partition);
+            }
+            // Stops being taken when the answers are not.
             let _ = stream.write_all(&requests);
-            kept.push(stream);
-        }
-    }
-    std::thread::sleep(Duration::from_secs(2));
-    kept
+            stream
+        })
+    };
+    ask().chain(ask()).collect()
 }
