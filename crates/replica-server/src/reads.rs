@@ -5,7 +5,6 @@
 //! lease has a hole, the request is parked and read again after the next grant.
 
 use std::rc::Rc;
-use std::time::Duration;
 
 use pegasus_pacifica::Serving;
 use pegasus_rpc::wire::frame::RequestHead;
@@ -16,8 +15,6 @@ use pegasus_types::data::{MultiGetRequest, ReadRequest, ReadResponseBody, Storag
 use pegasus_types::meta::ReplicaStatus;
 use pegasus_types::time::epoch_seconds;
 use pegasus_types::{Ballot, ErrorCode, Gpid, Millis};
-use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::{Instant, sleep};
 
 use crate::clock;
 use crate::metrics::Op;
@@ -34,13 +31,10 @@ const RANGE_ON_LOOP: ReadLimits = ReadLimits {
     multi_get_iterations: 128,
     multi_get_bytes: 256 << 10,
     scan_iterations: 128,
-    time: Duration::from_millis(5),
+    time: std::time::Duration::from_millis(5),
 };
 /// Ranged reads that may wait for a thread.
 pub const MAX_OFF_LOOP: usize = 1_000;
-/// How long a ranged read waits for its client to take earlier answers, and how often it looks.
-const ROOM_WITHIN: Duration = Duration::from_secs(5);
-const ROOM_INTERVAL: Duration = Duration::from_millis(50);
 
 /// A client's read.
 #[derive(Debug)]
@@ -77,13 +71,6 @@ impl Parked {
         Self { gpid, deadline: now + DEFAULT_TIMEOUT_MS, what: What::Answer(waiting) }
     }
 
-    fn reply(&self) -> &ReplyTo {
-        match &self.what {
-            What::Read(read) => &read.reply,
-            What::Answer(waiting) => &waiting.reply,
-        }
-    }
-
     fn refuse(self, state: &mut NodeState, code: ErrorCode) {
         let (op, reply) = match self.what {
             What::Read(read) => (Op::of_read(&read.request), read.reply),
@@ -102,23 +89,6 @@ pub fn deadline(now: Millis, head: &RequestHead) -> Millis {
     now + (timeout - timeout / 8)
 }
 
-/// A thread to read on, as soon as the client has taken enough of its earlier answers; None when it does not.
-async fn thread_for(shell: &Shell, reply: &ReplyTo) -> Option<OwnedSemaphorePermit> {
-    let end = Instant::now() + ROOM_WITHIN;
-    loop {
-        let permit = shell.reading.clone().acquire_owned().await.ok()?;
-        // Looked at with the thread in hand: else all that wait would see the room for one.
-        if reply.has_room() {
-            return Some(permit);
-        }
-        drop(permit);
-        if Instant::now() >= end {
-            return None;
-        }
-        sleep(ROOM_INTERVAL).await;
-    }
-}
-
 impl NodeState {
     pub fn refuse(&mut self, gpid: Gpid, op: Op, reply: ReplyTo, code: ErrorCode) {
         if let Some(replica) = self.replicas.get_mut(&gpid) {
@@ -131,10 +101,6 @@ impl NodeState {
     pub fn read(&mut self, shell: &Rc<Shell>, now: Millis, mut read: Read) {
         let gpid = read.gpid;
         read.reign = self.core.reign(gpid);
-        // Of one that was parked: thousands of them are read together when the lease holds again.
-        if !read.reply.has_room() {
-            return self.refuse(gpid, Op::of_read(&read.request), read.reply, ErrorCode::Busy);
-        }
         if let Err(code) = self.read_gate(now, &read) {
             return self.refuse(gpid, Op::of_read(&read.request), read.reply, code);
         }
@@ -251,9 +217,7 @@ impl NodeState {
         self.off_loop += 1;
         let shell = shell.clone();
         tokio::task::spawn_local(async move {
-            let Some(permit) = thread_for(&shell, &read.reply).await else {
-                return shell.with(|state| state.refuse_off_loop(read));
-            };
+            let permit = shell.reading.clone().acquire_owned().await;
             let page = tokio::task::spawn_blocking(move || job.read(&at))
                 .await
                 .unwrap_or_else(|panic| Err(EngineError::Panicked(panic.to_string())));
@@ -282,9 +246,7 @@ impl NodeState {
         self.off_loop += 1;
         let (shell, engine) = (shell.clone(), replica.engine.clone());
         tokio::task::spawn_local(async move {
-            let Some(permit) = thread_for(&shell, &read.reply).await else {
-                return shell.with(|state| state.refuse_off_loop(read));
-            };
+            let permit = shell.reading.clone().acquire_owned().await;
             let (request, limits) = (read.request.clone(), shell.settings.read_limits);
             let result = tokio::task::spawn_blocking(move || {
                 let at = ReadAt { epoch_now: epoch_seconds(clock::wall_us()), limits };
@@ -300,11 +262,6 @@ impl NodeState {
             // A failed engine is reported by an event.
             shell.wake.notify_one();
         });
-    }
-
-    fn refuse_off_loop(&mut self, read: Read) {
-        self.off_loop -= 1;
-        self.refuse(read.gpid, Op::of_read(&read.request), read.reply, ErrorCode::Busy);
     }
 
     fn park(&mut self, now: Millis, parked: Parked) {
@@ -325,8 +282,6 @@ impl NodeState {
         match self.core.serving(now, parked.gpid) {
             Serving::Wait => self.park(now, parked),
             Serving::No(code) => parked.refuse(self, code),
-            // It carries the value that was checked.
-            Serving::Yes if !parked.reply().has_room() => parked.refuse(self, ErrorCode::Busy),
             Serving::Yes => {
                 if let What::Answer(mut waiting) = parked.what {
                     waiting.set_decree(-1);

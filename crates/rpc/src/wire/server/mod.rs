@@ -47,9 +47,6 @@ pub struct Limits {
     pub in_flight_bytes: usize,
     /// Output that the client has not taken; then it is not read. One answer more may be added.
     pub out_bytes: usize,
-    /// Output that the client has not taken, above which its requests that were taken already should not be executed
-    /// ([`ReplyTo::has_room`]): thousands of them may be waiting, each with a large answer.
-    pub unread_bytes: usize,
     /// Bytes of unanswered and incomplete requests over all connections. Above it no request is taken, and
     /// connections in the middle of a long frame are closed.
     pub held_bytes: usize,
@@ -63,7 +60,6 @@ impl Default for Limits {
             in_flight: 4096,
             in_flight_bytes: 16 << 20,
             out_bytes: 1 << 20,
-            unread_bytes: 16 << 20,
             held_bytes: 512 << 20,
             stall: Duration::from_secs(30),
         }

@@ -106,12 +106,6 @@ impl ReplyTo {
         !self.silent && !self.outbox.closed.get()
     }
 
-    /// False while the client leaves so many answers unread that no large one should be added to them
-    /// ([`Limits::unread_bytes`]). A service that lets requests wait looks here before it executes one.
-    pub fn has_room(&self) -> bool {
-        self.outbox.out.borrow().len() < self.outbox.server.limits.unread_bytes
-    }
-
     /// Answers a read. `app_id`, `partition_index` and `server` are filled in here.
     pub fn read(self, response: ReadResponseBody) {
         self.send(Response::Read(response));
