@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::net::TcpStream;
+use std::time::Duration;
 
 use pegasus_rpc::wire::Rpc;
 
@@ -103,6 +104,8 @@ pub fn lists_of_nothing(target: &Target) -> Vec<TcpStream> {
         }
     }
     for stream in &mut kept {
+        // A debug build on a crowded machine takes its time over what it executes.
+        stream.set_read_timeout(Some(Duration::from_secs(90))).unwrap();
         read_reply(stream).unwrap_or_else(|error| panic!("{}: {error}", target.name));
     }
     kept
