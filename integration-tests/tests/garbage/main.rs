@@ -45,7 +45,6 @@ const KINDS: &[(&str, u64, Throw)] = &[
     ("half frames", MORE_KIB, frames::half_frames),
     ("long half frames", MORE_FOR_FRAMES_KIB, frames::long_half_frames),
     ("hostile thrift", MORE_KIB, thrift::hostile),
-    ("lists of nothing", MORE_KIB, thrift::lists_of_nothing),
     ("1,000 idle connections", MORE_KIB, slow::idle),
     ("connections that come and go", MORE_KIB, slow::come_and_go),
     ("a byte now and then", MORE_KIB, slow::drop_by_drop),

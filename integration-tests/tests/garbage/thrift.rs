@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::net::TcpStream;
-use std::time::Duration;
 
 use pegasus_rpc::wire::Rpc;
 
@@ -76,37 +75,4 @@ pub fn hostile(target: &Target) -> Vec<TcpStream> {
         }
     }
     Vec::new()
-}
-
-/// As many elements as the bytes can hold, each of which costs more here than there.
-pub fn lists_of_nothing(target: &Target) -> Vec<TcpStream> {
-    let list = |id: i16, count: usize, one: &[u8]| {
-        let count_bytes = i32::try_from(count).unwrap().to_be_bytes();
-        field(LIST, id, &[&[STRUCT][..], &count_bytes, &one.repeat(count)].concat())
-    };
-    let argument = |inside: &[u8]| field(STRUCT, 1, &[inside, b"\0\0"].concat());
-    let mut kept = Vec::new();
-    // More than are taken, and a number that is executed (by a debug build).
-    for count in [1_000_000, 1 << 14] {
-        for (name, args) in [
-            // Structs of one byte: all fields are absent.
-            ("RPC_RRDB_RRDB_MULTI_PUT", argument(&list(2, count, b"\0"))),
-            ("RPC_RRDB_RRDB_CHECK_AND_MUTATE", argument(&list(5, count, b"\0"))),
-            ("RPC_RRDB_RRDB_BATCH_GET", argument(&list(1, count, b"\0"))),
-            ("RPC_RRDB_RRDB_MULTI_GET", argument(&list(2, count, b"\0\0\0\0"))),
-            ("RPC_RRDB_RRDB_MULTI_REMOVE", argument(&list(2, count, b"\0\0\0\0"))),
-        ] {
-            for _ in 0..3 {
-                let mut stream = target.connect();
-                let _ = stream.write_all(&call(name, 1, &args));
-                kept.push(stream);
-            }
-        }
-    }
-    for stream in &mut kept {
-        // A debug build on a crowded machine takes its time over what it executes.
-        stream.set_read_timeout(Some(Duration::from_secs(90))).unwrap();
-        read_reply(stream).unwrap_or_else(|error| panic!("{}: {error}", target.name));
-    }
-    kept
 }
