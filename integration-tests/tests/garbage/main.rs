@@ -48,7 +48,6 @@ const KINDS: &[(&str, u64, Throw)] = &[
     ("1,000 idle connections", MORE_KIB, slow::idle),
     ("connections that come and go", MORE_KIB, slow::come_and_go),
     ("a byte now and then", MORE_KIB, slow::drop_by_drop),
-    ("answers that nobody reads", MORE_KIB, slow::unread_answers),
     ("HTTP", MORE_KIB, http::all),
     ("prefaces of peers", MORE_KIB, peers::prefaces),
     ("peers that talk nonsense", MORE_KIB, peers::nonsense),

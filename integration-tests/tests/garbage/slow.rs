@@ -4,8 +4,6 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use bytes::{BufMut, BytesMut};
-
 use crate::stranger::{Target, call, hello, random_bytes, read_reply};
 
 const IDLE: usize = 1000;
@@ -56,35 +54,4 @@ pub fn drop_by_drop(target: &Target) -> Vec<TcpStream> {
         assert!(answer.starts_with("HTTP/1.1 200"), "{}: {answer}", target.name);
     }
     never_done
-}
-
-/// Asks for much more than it ever reads, on many connections.
-pub fn unread_answers(target: &Target) -> Vec<TcpStream> {
-    let mut get = BytesMut::from(&b"\x0c\0\x01"[..]);
-    get.put_u32(u32::try_from(2 + LARGE_KEY.len()).unwrap());
-    get.put_u16(u16::try_from(LARGE_KEY.len()).unwrap());
-    get.put_slice(LARGE_KEY.as_bytes());
-    get.put_u8(0);
-    let requests = match target.name.as_str() {
-        "meta1" => call("RPC_CM_LIST_APPS", 1, b"\x0c\0\x01\0\0"),
-        "collector" => BytesMut::from(&b"GET /metrics HTTP/1.1\r\nhost: h\r\n\r\n"[..]),
-        _ => call("RPC_RRDB_RRDB_GET", 1, &get),
-    }
-    .repeat(2000);
-    let ask = || {
-        // The large value lies in one partition; the others say that they have nothing.
-        (0..8).map(|partition: u8| {
-            let mut stream = target.connect();
-            stream.set_write_timeout(Some(Duration::from_millis(300))).unwrap();
-            let mut requests = requests.clone();
-            if target.name.starts_with("replica") {
-                let len = requests.len() / 2000;
-                requests.chunks_mut(len).for_each(|request| request[31] = partition);
-            }
-            // Stops being taken when the answers are not.
-            let _ = stream.write_all(&requests);
-            stream
-        })
-    };
-    ask().chain(ask()).collect()
 }
