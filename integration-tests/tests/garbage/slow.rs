@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use crate::stranger::{Target, call, hello, random_bytes, read_reply};
+use crate::stranger::{Target, hello, random_bytes, read_reply};
 
 const IDLE: usize = 1000;
 /// A value that the test has written: with an empty sort key.
