@@ -129,6 +129,11 @@ impl Liveness {
             && self.nodes.get(node).is_some_and(|state| !skewed(state.skew_us, SKEW_NO_PRIMARY_US))
     }
 
+    /// No node would remain: whoever drains has nobody to hand anything over to.
+    pub fn all_draining(&self) -> bool {
+        self.nodes.values().filter(|state| state.alive).all(|state| state.draining)
+    }
+
     pub fn usable(&self) -> impl Iterator<Item = &Node> {
         self.nodes.keys().filter(|node| self.is_usable(node))
     }
@@ -202,6 +207,9 @@ mod tests {
         assert!(liveness.beacon(Millis(5), WALL, &Beacon { incarnation: 2, ..beacon(node(1)) }).restarted);
         assert!(liveness.beacon(Millis(6), WALL, &Beacon { draining: true, ..beacon(node(1)) }).condition);
         assert!(liveness.is_alive(&node(1)) && !liveness.is_usable(&node(1)));
+        assert!(liveness.all_draining());
+        liveness.beacon(Millis(6), WALL, &beacon(node(2)));
+        assert!(!liveness.all_draining());
         liveness.beacon(Millis(7), WALL, &Beacon { log_healthy: false, ..beacon(node(1)) });
         assert!(!liveness.is_usable(&node(1)));
     }

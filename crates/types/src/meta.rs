@@ -13,7 +13,9 @@ pub struct Beacon {
     /// Wall clock of the sender, microseconds since 1970: the meta warns of skew (safety-rules.md 5).
     pub wall_us: u64,
     pub log_healthy: bool,
-    /// The node is draining: nothing new is to be placed on it.
+    /// The node was asked to end and drains: nothing is to be placed on it or promoted there, and its primaries
+    /// are to be handed over at once (`Proposal::HandOver`). Told with every beacon until the process ends, so a
+    /// new leader learns it too; a new process of the node says false.
     pub draining: bool,
 }
 
@@ -24,6 +26,8 @@ pub struct BeaconAck {
     pub leader: Option<Node>,
     /// The meta wants a full report of the node's replicas (`config_sync`).
     pub wants_report: bool,
+    /// Every node that lives drains: nobody is left to hand anything over to, so who drains may end at once.
+    pub all_draining: bool,
     /// UUID made once per cluster and kept in the coordination store (safety-rules.md 4.3). A node that stores
     /// another one must not join. Empty when the answering meta is not the leader.
     pub cluster_id: String,

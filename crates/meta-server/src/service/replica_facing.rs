@@ -153,8 +153,9 @@ impl MetaPeer for ReplicaFacing {
     async fn beacon(self, _: Context, beacon: Beacon) -> BeaconAck {
         let accepted = self.is_sender(&beacon.node);
         let wants_report = accepted && self.take_beacon(&beacon);
+        let all_draining = accepted && self.leader.state.borrow().liveness.all_draining();
         let cluster_id = self.leader.about.cluster_id.clone();
-        BeaconAck { accepted, leader: self.me(), wants_report, cluster_id }
+        BeaconAck { accepted, leader: self.me(), wants_report, all_draining, cluster_id }
     }
 
     async fn config_sync(self, _: Context, report: ConfigSync) -> ConfigSyncAck {

@@ -55,7 +55,13 @@ struct MetaApi(Rc<RefCell<MetaState>>);
 
 impl MetaPeer for MetaApi {
     async fn beacon(self, _: Context, _: Beacon) -> BeaconAck {
-        BeaconAck { accepted: true, leader: None, wants_report: false, cluster_id: "test-cluster".into() }
+        BeaconAck {
+            accepted: true,
+            leader: None,
+            wants_report: false,
+            all_draining: false,
+            cluster_id: "test-cluster".into(),
+        }
     }
 
     async fn config_sync(self, _: Context, report: ConfigSync) -> ConfigSyncAck {

@@ -141,6 +141,7 @@ impl MetaPeer for MetaHandler {
             accepted: beacon.log_healthy,
             leader: Some(beacon.node),
             wants_report: beacon.draining,
+            all_draining: false,
             cluster_id: "c1".into(),
         }
     }
