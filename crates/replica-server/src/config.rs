@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use pegasus_config::black_list;
 use pegasus_config::common::{Cluster, Core, Durability, Lease, Liveness, MetaList, Network, ReplicaApp};
 use pegasus_config::{ByteSize, Loaded, Ms, Seconds, Section, SectionInfo, TaggedPath};
 use pegasus_mutation_log::LogOptions;
@@ -31,6 +32,9 @@ pegasus_config::section! {
     pub struct Replication = "replication" {
         /// Disks of the replica-server, tag:path,tag:path; empty = data_dir of [core] alone.
         data_dirs: Vec<TaggedPath> = Vec::new(), template "%{data.dirs}";
+        /// File with data directories that are left out at the start, one per line; it need not exist. For a broken disk
+        /// that still answers: list it, and start the replica-server again.
+        data_dirs_black_list_file: String = String::new(), template "%{home.dir}/.pegasus_data_dirs_black_list";
         /// When a replica acknowledges a write: sync (after fdatasync) or page_cache.
         durability: Durability = Durability::Sync;
         /// Largest client write in bytes; 0 = no limit but the frame's.
@@ -55,6 +59,8 @@ pegasus_config::section! {
         disk_min_available_space_ratio: i32 = 10, in 0..=99;
         /// How often free space is looked at.
         disk_stat_interval_seconds: Seconds = Seconds::new(10), in Seconds::new(1)..=Seconds::new(3600);
+        /// Asked to end, a node first hands its primaries over, and then answers clients with an old route for so long.
+        drain_linger_ms: Ms = Ms::new(5_000), in Ms::new(0)..=Ms::new(60_000);
         /// Start without disks that cannot be used, instead of not at all.
         ignore_broken_disk: bool = true;
     }
@@ -93,6 +99,8 @@ pub struct Config {
     pub replication: Replication,
     pub storage: Storage,
     pub server: PegasusServer,
+    /// Of the data directories, those that the black list rules out.
+    pub black_listed: Vec<PathBuf>,
     /// What `/config` and `/configs` show: settings by name, a JSON object.
     pub shown: serde_json::Value,
 }
@@ -103,7 +111,7 @@ pub const SECTIONS: &[&SectionInfo] = &[Replication::INFO, Storage::INFO, Pegasu
 impl Config {
     /// Reads and checks; mistakes wait in `loaded` for its `finish`.
     pub fn read(loaded: &mut Loaded) -> Self {
-        let config = Self {
+        let mut config = Self {
             app: loaded.section(),
             core: loaded.section(),
             network: loaded.section(),
@@ -114,10 +122,37 @@ impl Config {
             replication: loaded.section(),
             storage: loaded.section(),
             server: loaded.section(),
+            black_listed: Vec::new(),
             shown: serde_json::Value::Null,
         };
+        config.read_black_list(loaded);
         config.check(loaded);
         config
+    }
+
+    fn read_black_list(&mut self, loaded: &mut Loaded) {
+        const KEY: &str = "data_dirs_black_list_file";
+        let file = &self.replication.data_dirs_black_list_file;
+        if file.is_empty() || loaded.has_variable("replication", KEY) {
+            return; // what is missing is told already
+        }
+        let listed = match black_list::read(file.as_ref()) {
+            Ok(listed) => listed,
+            Err(error) => {
+                return loaded.mistake("replication", KEY, format!("{file} cannot be read: {error}"));
+            }
+        };
+        let all = self.data_dirs();
+        for (tag, path) in &all {
+            if let Some(entry) = black_list::entry_for(&listed, path) {
+                let why = format!("{tag}:{} is left out, {file} lists {}", path.display(), entry.display());
+                loaded.warning("replication", "data_dirs", why);
+                self.black_listed.push(path.clone());
+            }
+        }
+        if self.black_listed.len() == all.len() {
+            loaded.mistake("replication", KEY, format!("{file} lists every data directory: nothing is left"));
+        }
     }
 
     fn check(&self, loaded: &mut Loaded) {
@@ -199,12 +234,15 @@ impl Config {
         }
     }
 
-    /// Tag and root of each data directory.
+    /// Tag and root of each data directory that is not ruled out.
     pub fn data_dirs(&self) -> Vec<(String, PathBuf)> {
-        if self.replication.data_dirs.is_empty() {
-            return vec![("default".to_owned(), self.core.data_directory())];
+        let mut all: Vec<_> =
+            self.replication.data_dirs.iter().map(|dir| (dir.tag.clone(), dir.path.clone())).collect();
+        if all.is_empty() {
+            all.push(("default".to_owned(), self.core.data_directory()));
         }
-        self.replication.data_dirs.iter().map(|dir| (dir.tag.clone(), dir.path.clone())).collect()
+        all.retain(|(_, path)| !self.black_listed.contains(path));
+        all
     }
 }
 
@@ -235,6 +273,24 @@ mod tests {
         assert_eq!(config.log_options().durability, pegasus_mutation_log::Durability::PageCache);
         assert_eq!(config.engine_options().memtable_bytes, 64 << 20);
         assert_eq!(config.data_dirs().len(), 2);
+    }
+
+    #[test]
+    fn listed_disks_are_left_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("list");
+        let text = format!(
+            "[replication]\ndata_dirs = a:/x/p,b:/y/p\ndata_dirs_black_list_file = {}\n",
+            file.display()
+        );
+        assert_eq!(read(&text).unwrap().data_dirs().len(), 2, "no file rules nothing out");
+        std::fs::write(&file, "/x\n").unwrap();
+        assert_eq!(read(&text).unwrap().data_dirs(), [("b".to_owned(), PathBuf::from("/y/p"))]);
+        std::fs::write(&file, "/x\n/y/p/\n").unwrap();
+        assert!(read(&text).unwrap_err().contains("lists every data directory"));
+        let unfilled = "[replication]\ndata_dirs_black_list_file = %{home.dir}/list\n";
+        let told = read(unfilled).unwrap_err();
+        assert!(told.starts_with("1 mistake ") && told.contains("%{home.dir}"), "{told}");
     }
 
     #[test]

@@ -26,6 +26,7 @@ pub mod config;
 
 mod clock;
 mod disk;
+mod drain;
 mod effects;
 mod file_lanes;
 mod learn_io;
@@ -41,4 +42,4 @@ mod service;
 mod watch;
 
 pub use config::{Config, SECTIONS};
-pub use server::{Handle, start};
+pub use server::{Handle, Vitals, start};

@@ -29,7 +29,7 @@ use crate::partition::driver;
 use crate::service::client_api::ClientApi;
 use crate::service::http;
 use crate::service::peer_api::PeerApi;
-use crate::{clock, watch};
+use crate::{clock, drain, watch};
 
 /// Ranged reads that run at a time: enough to use the processors, few enough to leave them to the loop.
 const RANGED_READS: usize = 4;
@@ -47,9 +47,10 @@ pub struct Handle {
 }
 
 /// Starts on the current thread, which must be inside a `LocalSet`. Returns when the port is open; replicas go on
-/// being opened, `/readyz` says so.
-pub async fn start(config: Config, shutdown: Shutdown) -> anyhow::Result<Handle> {
+/// being opened, `/readyz` says so. When `asked` is triggered the node drains before it stops.
+pub async fn start(config: Config, asked: Shutdown) -> anyhow::Result<Handle> {
     let health = Health::starting();
+    let shutdown = Shutdown::new();
 
     let address = config.network.listen_address(config.app.ports).map_err(|why| anyhow!(why))?;
     let listener = listener::bind(address, listener::BIND_PATIENCE)
@@ -109,7 +110,7 @@ pub async fn start(config: Config, shutdown: Shutdown) -> anyhow::Result<Handle>
     shutdown.spawn_local_until(watch::run(shell.clone(), space_every, config.log_options().max_log_bytes));
 
     let registry = registry::new(&config.cluster.cluster_name, "replica", me.as_str())?;
-    let router = http::routes(&shell, registry, health, &config.shown);
+    let router = http::routes(&shell, registry, health.clone(), &config.shown);
     let token = CancellationToken::new();
     let handlers = Handlers {
         client: Some(WireServer::new(
@@ -135,6 +136,8 @@ pub async fn start(config: Config, shutdown: Shutdown) -> anyhow::Result<Handle>
             token.cancel();
         }
     });
+    let linger = config.replication.drain_linger_ms.0;
+    shutdown.spawn_local_until(drain::run(shell.clone(), asked, health.clone(), linger));
     tracing::info!(node = %me, durability = ?config.replication.durability, engine = config.engine_kind().name(), "listening");
     Ok(Handle { address, shell, driving, listening })
 }

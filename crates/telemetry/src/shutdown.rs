@@ -11,6 +11,7 @@ use tokio_util::task::TaskTracker;
 #[derive(Clone, Debug, Default)]
 pub struct Shutdown {
     token: CancellationToken,
+    hurry: CancellationToken,
     tasks: TaskTracker,
 }
 
@@ -22,12 +23,27 @@ impl Shutdown {
     /// Stops with its parent, or alone; has a tracker of its own.
     #[must_use]
     pub fn child(&self) -> Self {
-        Self { token: self.token.child_token(), tasks: TaskTracker::new() }
+        Self { token: self.token.child_token(), hurry: self.hurry.child_token(), tasks: TaskTracker::new() }
     }
 
     /// Tells everyone to stop. Returns at once.
     pub fn trigger(&self) {
         self.token.cancel();
+    }
+
+    /// As [`Self::trigger`], and whoever would hand its work over first does not.
+    pub fn hurry(&self) {
+        self.hurry.cancel();
+        self.token.cancel();
+    }
+
+    pub fn is_hurried(&self) -> bool {
+        self.hurry.is_cancelled()
+    }
+
+    /// Returns when told to hurry. Safe inside `select!`.
+    pub async fn hurried(&self) {
+        self.hurry.cancelled().await;
     }
 
     pub fn is_triggered(&self) -> bool {
@@ -105,6 +121,17 @@ mod tests {
             assert!(role.is_triggered() && role.or(std::future::pending::<()>()).await.is_none());
         })
         .await;
+    }
+
+    #[tokio::test]
+    async fn a_hurry_stops_children_too() {
+        let shutdown = Shutdown::new();
+        let child = shutdown.child();
+        shutdown.trigger();
+        assert!(child.is_triggered() && !child.is_hurried());
+        shutdown.hurry();
+        child.hurried().await;
+        assert!(child.is_hurried());
     }
 
     #[tokio::test]

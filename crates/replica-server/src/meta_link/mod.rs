@@ -2,14 +2,16 @@
 
 pub mod leader;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
 use leader::Leader;
 use pegasus_pacifica::Event;
 use pegasus_rpc::peer::{CallError, MetaClient, PeerPool};
-use pegasus_types::meta::{Beacon, ChangeReply, ChangeRequest, ConfigSync, ConfigSyncAck, QueryReply};
+use pegasus_types::meta::{
+    Beacon, BeaconAck, ChangeReply, ChangeRequest, ConfigSync, ConfigSyncAck, QueryReply,
+};
 use pegasus_types::{AppInfo, AppStatus, ErrorCode, Gpid, Node, PartitionConfig};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
@@ -30,6 +32,8 @@ const MAX_HOPS: usize = 5;
 const HOP_PAUSE: Duration = Duration::from_millis(100);
 /// Several wishes to report soon become one report.
 const REPORT_PAUSE: Duration = Duration::from_millis(20);
+/// Between beacons of a node that drains: it waits for what the leader does about it.
+const DRAIN_INTERVAL: Duration = Duration::from_millis(200);
 /// After a report that found no leader.
 const REPORT_RETRY: Duration = Duration::from_millis(500);
 
@@ -37,6 +41,12 @@ const REPORT_RETRY: Duration = Duration::from_millis(500);
 pub struct MetaLink {
     leader: RefCell<Leader>,
     report: Notify,
+    beacon: Notify,
+    draining: Cell<bool>,
+    /// The leader's newest answer to a beacon that said so: is it true of all nodes?
+    all_draining: Cell<Option<bool>>,
+    /// When a meta-server answered last, leader or not.
+    answered_at: Cell<Option<Instant>>,
 }
 
 /// What a meta-server answered.
@@ -47,12 +57,35 @@ enum Answer<T> {
 
 impl MetaLink {
     pub fn new(metas: Vec<Node>) -> Self {
-        Self { leader: RefCell::new(Leader::new(metas)), report: Notify::new() }
+        Self {
+            leader: RefCell::new(Leader::new(metas)),
+            report: Notify::new(),
+            beacon: Notify::new(),
+            draining: Cell::default(),
+            all_draining: Cell::default(),
+            answered_at: Cell::default(),
+        }
     }
 
     /// Has the next report sent at once.
     pub fn report_soon(&self) {
         self.report.notify_one();
+    }
+
+    /// From now on beacons say that this node drains, and are sent more often.
+    pub fn begin_drain(&self) {
+        self.draining.set(true);
+        self.beacon.notify_one();
+    }
+
+    /// None while the leader does not know that this node drains. Else whether all nodes do.
+    pub fn all_draining(&self) -> Option<bool> {
+        self.all_draining.get()
+    }
+
+    /// How long ago any meta-server answered; None = never.
+    pub fn silent_for(&self) -> Option<Duration> {
+        self.answered_at.get().map(|at| at.elapsed())
     }
 
     pub fn leader(&self) -> Option<Node> {
@@ -103,7 +136,11 @@ impl MetaLink {
                     sleep(HOP_PAUSE).await;
                 }
                 let asked = self.leader()?;
-                match call(pool.meta(&asked)).await {
+                let answer = call(pool.meta(&asked)).await;
+                if answer.is_ok() {
+                    self.answered_at.set(Some(Instant::now()));
+                }
+                match answer {
                     Ok(Answer::Here(answer)) => return Some(answer),
                     Ok(Answer::AskAnother(leader)) => self.leader.borrow_mut().redirected(&asked, leader),
                     Err(error) => {
@@ -127,14 +164,19 @@ pub async fn beacons(shell: Rc<Shell>, interval: Duration) {
     loop {
         let begun = Instant::now();
         let log_healthy = shell.with(|state| state.log_healthy);
+        let draining = shell.meta.draining.get();
         let beacon = Beacon {
             node: shell.me.clone(),
             incarnation: shell.incarnation,
             wall_us: clock::wall_us(),
             log_healthy,
-            draining: false,
+            draining,
         };
-        let accepted = beacon_once(&shell, beacon, interval).await;
+        let ack = beacon_once(&shell, beacon, interval).await;
+        let accepted = ack.is_some();
+        if let Some(ack) = ack.filter(|_| draining) {
+            shell.meta.all_draining.set(Some(ack.all_draining));
+        }
         match (accepted, silent_since) {
             (true, Some(since)) => {
                 tracing::info!(after_ms = since.elapsed().as_millis() as u64, "meta leader found");
@@ -150,25 +192,26 @@ pub async fn beacons(shell: Rc<Shell>, interval: Duration) {
         if !accepted {
             shell.with(|state| state.metrics.beacons_failed += 1);
         }
+        let interval = if shell.meta.draining.get() { interval.min(DRAIN_INTERVAL) } else { interval };
         let pause = interval.saturating_sub(begun.elapsed()).max(interval / 10);
-        sleep(pause).await;
+        let _ = timeout(pause, shell.meta.beacon.notified()).await;
     }
 }
 
-async fn beacon_once(shell: &Rc<Shell>, beacon: Beacon, interval: Duration) -> bool {
+async fn beacon_once(shell: &Rc<Shell>, beacon: Beacon, interval: Duration) -> Option<BeaconAck> {
     let within = interval.max(Duration::from_millis(500));
     let answer = shell.meta.ask(&shell.pool, within, async |meta| {
         let ack = meta.beacon(within, beacon.clone()).await?;
         Ok(if ack.accepted { Answer::Here(ack) } else { Answer::AskAnother(ack.leader) })
     });
-    let Some(ack) = answer.await else { return false };
+    let ack = answer.await?;
     if !ack.cluster_id.is_empty() && shell.pool.identity().cluster_id() != ack.cluster_id {
         note_cluster(shell, &ack.cluster_id).await;
     }
     if ack.wants_report {
         shell.meta.report_soon();
     }
-    true
+    Some(ack)
 }
 
 /// Disks belong to one cluster for ever (safety-rules.md 4.3).

@@ -3,7 +3,7 @@
 #![allow(dead_code, reason = "each test uses its part")]
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -40,6 +40,7 @@ pub struct FakeMeta {
     pub node: Node,
     state: Rc<RefCell<MetaState>>,
     pool: PeerPool,
+    token: CancellationToken,
 }
 
 #[derive(Default)]
@@ -48,13 +49,17 @@ struct MetaState {
     configs: BTreeMap<Gpid, PartitionConfig>,
     reports: BTreeMap<Node, ConfigSync>,
     garbage: Vec<Gpid>,
+    draining: BTreeSet<Node>,
 }
 
 #[derive(Clone)]
 struct MetaApi(Rc<RefCell<MetaState>>);
 
 impl MetaPeer for MetaApi {
-    async fn beacon(self, _: Context, _: Beacon) -> BeaconAck {
+    async fn beacon(self, _: Context, beacon: Beacon) -> BeaconAck {
+        if beacon.draining {
+            self.0.borrow_mut().draining.insert(beacon.node);
+        }
         BeaconAck {
             accepted: true,
             leader: None,
@@ -171,8 +176,9 @@ impl FakeMeta {
                 }
             })),
         };
-        tokio::task::spawn_local(listener::serve(listener, handlers, listener::Limits::default(), token));
-        Self { node, state, pool }
+        let limits = listener::Limits::default();
+        tokio::task::spawn_local(listener::serve(listener, handlers, limits, token.clone()));
+        Self { node, state, pool, token }
     }
 
     /// Creates table [`APP`] and waits until every replica is there.
@@ -247,6 +253,34 @@ impl FakeMeta {
         }
     }
 
+    /// Its port is closed from now on.
+    pub fn vanish(&self) {
+        self.token.cancel();
+    }
+
+    pub fn is_draining(&self, node: &Node) -> bool {
+        self.state.borrow().draining.contains(node)
+    }
+
+    /// Has every partition of which `node` is the primary handed over.
+    pub async fn hand_over_all(&self, node: &Node) {
+        let begun = Instant::now();
+        loop {
+            let mine: Vec<_> =
+                self.state.borrow().configs.values().filter(|c| c.is_primary(node)).cloned().collect();
+            if mine.is_empty() {
+                return;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(30), "{node} is still the primary of {mine:?}");
+            for config in mine {
+                let proposal = Proposal::HandOver { to: config.secondaries[0].clone() };
+                let request = ProposalRequest { gpid: config.gpid, ballot: config.ballot, proposal };
+                let _ = self.pool.replica(node).propose(WITHIN, request).await;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
     /// Lets every primary teach `node`, and waits until it is a member everywhere.
     pub async fn add_everywhere(&self, node: &Node) {
         let begun = Instant::now();
@@ -311,6 +345,8 @@ pub struct TestNode {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Stop {
+    /// As SIGTERM.
+    Drain,
     Clean,
     /// The runtime is dropped in the middle of whatever it does.
     Kill,
@@ -356,10 +392,12 @@ impl TestNode {
                     Err(error) => return started.send(Err(format!("{error:#}"))).unwrap(),
                 };
                 started.send(Ok(())).unwrap();
-                if stopped.await == Ok(Stop::Clean) {
-                    shutdown.trigger();
-                    handle.wait().await.unwrap();
+                match stopped.await {
+                    Ok(Stop::Drain) => shutdown.trigger(),
+                    Ok(Stop::Clean) => shutdown.hurry(),
+                    Ok(Stop::Kill) | Err(_) => return,
                 }
+                handle.wait().await.unwrap();
             });
             drop(local);
             runtime.shutdown_timeout(Duration::from_secs(2));
@@ -373,6 +411,15 @@ impl TestNode {
 
     pub fn stop(&mut self) {
         self.end(Stop::Clean);
+    }
+
+    /// Returns at once.
+    pub fn begin_drain(&mut self) {
+        let _ = self.stop.take().unwrap().send(Stop::Drain);
+    }
+
+    pub fn has_ended(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
     fn end(&mut self, how: Stop) {
