@@ -18,6 +18,7 @@
 //! Paths and content are those of the reference, so that an operator's tools show what they expect.
 
 pub mod content;
+pub mod election;
 pub mod memory_store;
 pub mod memory_tree;
 pub mod sled_store;
@@ -25,6 +26,7 @@ pub mod store;
 pub mod tree;
 mod watched_tree;
 
+pub use election::{Election, Fence, FencedStore, Leadership};
 pub use memory_store::MemoryStore;
 pub use sled_store::SledStore;
 pub use store::{Datum, MetaStore, Mode, Op, OpResult, SessionState, StoreError, Version, Watch};

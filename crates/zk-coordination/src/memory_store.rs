@@ -4,11 +4,14 @@
 use std::future::ready;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::watch;
 
 use crate::memory_tree::SessionId;
-use crate::store::{Datum, MetaStore, Op, OpResult, SessionState, StoreError, StoreFuture, Watch};
+use crate::store::{
+    DEFAULT_SESSION_TIMEOUT, Datum, MetaStore, Op, OpResult, SessionState, StoreError, StoreFuture, Watch,
+};
 use crate::watched_tree::WatchedTree;
 
 static NEXT_SESSION: AtomicU64 = AtomicU64::new(1);
@@ -29,6 +32,7 @@ pub struct MemoryStore {
     session: SessionId,
     state: watch::Sender<SessionState>,
     fault: Mutex<Option<Fault>>,
+    session_timeout: Duration,
 }
 
 impl Default for MemoryStore {
@@ -44,7 +48,13 @@ impl MemoryStore {
             session: NEXT_SESSION.fetch_add(1, Ordering::Relaxed),
             state: watch::Sender::new(SessionState::Connected),
             fault: Mutex::default(),
+            session_timeout: DEFAULT_SESSION_TIMEOUT,
         }
+    }
+
+    /// For tests that wait for what depends on it. Nothing ends a session but [`MemoryStore::set_state`].
+    pub fn set_session_timeout(&mut self, session_timeout: Duration) {
+        self.session_timeout = session_timeout;
     }
 
     /// Another session with the same tree.
@@ -140,6 +150,10 @@ impl MetaStore for MemoryStore {
         self.state.subscribe()
     }
 
+    fn session_timeout(&self) -> Duration {
+        self.session_timeout
+    }
+
     fn describe(&self) -> String {
         "memory".into()
     }
@@ -165,7 +179,7 @@ mod tests {
         node_watch.changed().await;
         assert_eq!(second.set("/a/c", "2".into(), 0).await, Ok(1));
         let wrong = store.set("/a/c", "3".into(), 0).await;
-        assert!(matches!(wrong, Err(StoreError::BadVersion { found: 1, .. })), "{wrong:?}");
+        assert!(matches!(wrong, Err(StoreError::BadVersion { wanted: 0, .. })), "{wrong:?}");
     }
 
     #[tokio::test]

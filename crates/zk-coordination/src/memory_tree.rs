@@ -170,7 +170,7 @@ impl Draft<'_> {
         let node = self.find(path).ok_or_else(|| StoreError::NoNode(path.into()))?;
         match version {
             Some(wanted) if wanted != node.datum.version => {
-                Err(StoreError::BadVersion { path: path.into(), wanted, found: node.datum.version })
+                Err(StoreError::BadVersion { path: path.into(), wanted })
             }
             _ => Ok(node.clone()),
         }
@@ -220,6 +220,9 @@ impl Draft<'_> {
         let mut path = path.to_owned();
         if let Some(parent) = parent(&path).map(str::to_owned) {
             let mut node = self.at_version(&parent, None)?;
+            if node.owner.is_some() {
+                return Err(StoreError::NoChildren(parent));
+            }
             if mode == Mode::EphemeralSequential {
                 path = format!("{path}{:010}", node.next_child);
                 node.next_child += 1;
@@ -259,11 +262,11 @@ mod tests {
         let check = |path: &str, version| Op::Check { path: path.into(), version };
         let set = |path: &str, version| Op::Set { path: path.into(), bytes: "y".into(), version };
         let no = |path: &str| StoreError::NoNode(path.into());
-        let bad = |path: &str, wanted, found| StoreError::BadVersion { path: path.into(), wanted, found };
+        let bad = |path: &str, wanted| StoreError::BadVersion { path: path.into(), wanted };
         for (ops, want) in [
             (vec![set("/a", Some(0))], Ok(())),
             (vec![set("/a", None), set("/a", Some(1)), check("/a", Some(2))], Ok(())),
-            (vec![set("/a", Some(1))], Err(bad("/a", 1, 0))),
+            (vec![set("/a", Some(1))], Err(bad("/a", 1))),
             (vec![set("/x", None)], Err(no("/x"))),
             (vec![Op::create("/a", "")], Err(StoreError::NodeExists("/a".into()))),
             (vec![Op::create("/x/y", "")], Err(no("/x"))),
@@ -271,7 +274,7 @@ mod tests {
             (vec![delete("/a", None)], Err(StoreError::NotEmpty("/a".into()))),
             (vec![delete("/a/b", Some(0)), delete("/a", Some(0))], Ok(())),
             (vec![delete("/a/b", None), Op::create("/a/b", "")], Ok(())),
-            (vec![check("/a", Some(3))], Err(bad("/a", 3, 0))),
+            (vec![check("/a", Some(3))], Err(bad("/a", 3))),
             (vec![set("/a", None), check("/q", None)], Err(no("/q"))),
             (vec![Op::create("a", "")], Err(StoreError::BadPath("a".into()))),
             (vec![Op::create("/a//b", "")], Err(StoreError::BadPath("/a//b".into()))),

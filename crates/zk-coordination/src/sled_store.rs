@@ -13,12 +13,14 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::thread;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::{oneshot, watch};
 
 use crate::memory_tree::{MemoryTree, SessionId};
-use crate::store::{Datum, MetaStore, Op, OpResult, SessionState, StoreError, StoreFuture, Watch};
+use crate::store::{
+    DEFAULT_SESSION_TIMEOUT, Datum, MetaStore, Op, OpResult, SessionState, StoreError, StoreFuture, Watch,
+};
 use crate::watched_tree::WatchedTree;
 
 /// Calls that may wait for the store's thread. The meta-server has one write and a few reads under way.
@@ -119,6 +121,10 @@ impl MetaStore for SledStore {
         self.state.clone()
     }
 
+    fn session_timeout(&self) -> Duration {
+        DEFAULT_SESSION_TIMEOUT
+    }
+
     fn describe(&self) -> String {
         format!("embedded:{}", self.dir.display())
     }
@@ -191,7 +197,11 @@ impl Core {
                 None => batch.remove(path),
             }
         }
-        let written = self.nodes.apply_batch(batch).map_err(io::Error::from).and_then(|()| self.sync());
+        let mut written = Ok(());
+        // Conditions alone write nothing.
+        if plan.records().next().is_some() {
+            written = self.nodes.apply_batch(batch).map_err(io::Error::from).and_then(|()| self.sync());
+        }
         if let Err(error) = written {
             // A later success would prove nothing about this write (safety-rules.md 2.8).
             let why = format!("cannot write {}: {error}", self.dir.display());
@@ -272,7 +282,7 @@ mod tests {
         for _ in 0..100 {
             match SledStore::open(dir) {
                 Ok(store) => return store,
-                Err(_) => thread::sleep(std::time::Duration::from_millis(20)),
+                Err(_) => thread::sleep(Duration::from_millis(20)),
             }
         }
         SledStore::open(dir).unwrap()

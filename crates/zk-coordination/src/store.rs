@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{oneshot, watch};
@@ -13,6 +14,9 @@ pub type Version = i32;
 pub const MAX_NODE_BYTES: usize = 900 * 1024;
 /// Bytes of one multi at most, paths included; callers split what is larger.
 pub const MAX_MULTI_BYTES: usize = 500 * 1024;
+
+/// As Pegasus's template has it; stores without sessions of their own name it, too.
+pub const DEFAULT_SESSION_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Data of a node with the version that a conditional write must name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,10 +101,16 @@ pub enum StoreError {
     NoNode(String),
     #[error("{0} exists")]
     NodeExists(String),
-    #[error("{path} has version {found}, not {wanted}")]
-    BadVersion { path: String, wanted: Version, found: Version },
+    #[error("{path} does not have version {wanted}")]
+    BadVersion { path: String, wanted: Version },
     #[error("{0} has children")]
     NotEmpty(String),
+    #[error("{0} is ephemeral: it takes no children")]
+    NoChildren(String),
+    #[error(
+        "{0}: this user may not do that; see the access control list of the node and the user configured here"
+    )]
+    Denied(String),
     #[error("{0:?} is no path: /a/b")]
     BadPath(String),
     #[error("{path}: {bytes} bytes are more than the store takes")]
@@ -111,6 +121,9 @@ pub enum StoreError {
     /// It may have been done or not: read again before anything else.
     #[error("the store did not answer: {0}")]
     OutcomeUnknown(String),
+    /// Nothing was changed: this process does not lead (any more). Only from a [`crate::election::FencedStore`].
+    #[error("not the leader any more")]
+    NotLeader,
     /// This process is no longer known to the store; a new store object is needed.
     #[error("the session with the store is over")]
     SessionOver,
@@ -158,6 +171,8 @@ pub trait MetaStore: Send + Sync {
     /// [`MetaStore::children`], and a watch on the list.
     fn children_watched(&self, path: &str) -> StoreFuture<(Vec<String>, Watch)>;
     fn session(&self) -> watch::Receiver<SessionState>;
+    /// The store forgets this session, and with it its ephemeral nodes, when it has heard nothing for this long.
+    fn session_timeout(&self) -> Duration;
     /// For operators: where it is, e.g. the ZooKeeper hosts.
     fn describe(&self) -> String;
 }
@@ -202,7 +217,8 @@ pub(crate) fn check_ops(ops: &[Op]) -> Result<(), StoreError> {
     let mut total = 0;
     for op in ops {
         check_path(op.path())?;
-        let bytes = op.bytes_len();
+        // Conditions do not count: callers cut by what they write, and fences come on top of it.
+        let bytes = if matches!(op, Op::Check { .. }) { 0 } else { op.bytes_len() };
         total += bytes;
         if bytes > MAX_NODE_BYTES || (ops.len() > 1 && total > MAX_MULTI_BYTES) {
             return Err(StoreError::TooLarge { path: op.path().into(), bytes: total });

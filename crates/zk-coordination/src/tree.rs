@@ -25,6 +25,19 @@ impl Tree {
         format!("{}/cluster_id", self.root)
     }
 
+    /// Number of the last leader's reign, decimal: one more with each leader. The reference has no such node.
+    pub fn leader_epoch(&self) -> String {
+        format!("{}/leader_epoch", self.root)
+    }
+
+    /// Where the meta-servers stand in line for the leader's role. `lock_root` as in `[meta_server]
+    /// distributed_lock_service_parameters`; empty = `lock` below the cluster's root.
+    pub fn leader_lock(&self, lock_root: &str) -> String {
+        let lock_root = Self::new(lock_root).root;
+        let lock_root = if lock_root.is_empty() { format!("{}/lock", self.root) } else { lock_root };
+        format!("{lock_root}/dsn.meta.server.leader")
+    }
+
     /// Text `lock` while a first, large write runs, else `unlock`.
     pub fn apps(&self) -> String {
         format!("{}/apps", self.root)
@@ -52,6 +65,8 @@ mod tests {
         }
         let tree = Tree::new("/pegasus/c1");
         assert_eq!(tree.partition(Gpid::new(2, 7)), "/pegasus/c1/apps/2/7");
+        assert_eq!(tree.leader_lock(""), "/pegasus/c1/lock/dsn.meta.server.leader");
+        assert_eq!(tree.leader_lock("/locks/"), "/locks/dsn.meta.server.leader");
         assert_eq!((tree.root(), Tree::new("").root()), ("/pegasus/c1", ""));
     }
 }
