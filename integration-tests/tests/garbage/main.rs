@@ -31,8 +31,8 @@ const VALUE_BYTES: usize = 100;
 /// What garbage may add to a process's memory at any time, but for half frames: buffers of connections, and what the
 /// writers write meanwhile.
 const MORE_KIB: u64 = 96 << 10;
-/// Half frames of all connections together may take 512 MiB (`Limits::held_bytes`).
-const MORE_FOR_FRAMES_KIB: u64 = (512 << 10) + MORE_KIB;
+/// Half frames of all connections together may take 256 MiB (`Limits::partial_bytes`).
+const MORE_FOR_FRAMES_KIB: u64 = (256 << 10) + MORE_KIB;
 /// A restarted session, a refreshed layout: no write may take longer, on a machine that also compiles.
 const LONGEST_WRITE: Duration = Duration::from_secs(15);
 

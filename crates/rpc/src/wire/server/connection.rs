@@ -28,6 +28,8 @@ const MIN_READ: usize = 32 << 10;
 const MAX_GROWTH: usize = 1 << 20;
 /// Incomplete frames up to this size do not count against the bound over all connections.
 const SMALL_PARTIAL: usize = 64 << 10;
+/// A request that a connection may have in flight whatever others hold: most are shorter.
+const SMALL_REQUEST: usize = 4 << 10;
 /// Most bytes of one read: who sends a long frame at full speed must not keep the thread to himself.
 const MAX_READ: usize = 256 << 10;
 /// After so many reads the other tasks of the thread run.
@@ -44,7 +46,7 @@ pub enum Closed {
     Shutdown,
     #[error("no progress in the middle of a frame or of an answer")]
     Stalled,
-    #[error("too many bytes of unfinished requests on this server")]
+    #[error("the longest of too many unfinished requests on this server")]
     Overloaded,
     #[error(transparent)]
     Frame(#[from] FrameError),
@@ -58,8 +60,6 @@ pub(super) struct Connection {
     stream: TcpStream,
     /// Bytes read and not yet decoded: complete frames that may not be taken yet, or an incomplete one.
     input: BytesMut,
-    /// What `input` counts for in the server's `held`.
-    held: usize,
     /// The client sends no more.
     eof: bool,
     stall: Option<Pin<Box<Sleep>>>,
@@ -70,14 +70,14 @@ pub(super) struct Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         self.outbox.closed.set(true);
-        self.server.release(self.held);
+        self.server.set_partial(&self.outbox, 0);
     }
 }
 
 impl Connection {
     pub fn new(server: Rc<WireServer>, outbox: Rc<Outbox>, stream: TcpStream) -> Self {
-        let (input, held, eof, stall, progress) = (BytesMut::new(), 0, false, None, true);
-        Self { server, outbox, stream, input, held, eof, stall, progress }
+        let (input, eof, stall, progress) = (BytesMut::new(), false, None, true);
+        Self { server, outbox, stream, input, eof, stall, progress }
     }
 
     pub async fn run(mut self) -> Closed {
@@ -98,13 +98,21 @@ impl Connection {
         *self.outbox.waker.borrow_mut() = None;
         let mut reads = 0;
         loop {
-            let incomplete = self.take_frames()?;
+            if self.outbox.evicted.get() {
+                return Poll::Ready(Err(Closed::Overloaded));
+            }
+            let waiting = self.take_frames()?;
             let flushed = self.poll_flush(cx)?.is_ready();
-            let ended = self.eof || self.server.closing.get();
-            if ended && flushed && self.outbox.in_flight.get() == 0 && (incomplete || !self.may_take()) {
+            let closing = self.server.closing.get();
+            if (self.eof || closing)
+                && flushed
+                && self.outbox.in_flight.get() == 0
+                && (waiting.is_none() || closing)
+            {
                 return Poll::Ready(if self.eof { Ok(()) } else { Err(Closed::Shutdown) });
             }
-            let may_read = incomplete && !ended && self.may_take();
+            let may_go_on = self.may_take(waiting.unwrap_or(0));
+            let may_read = may_go_on && waiting.is_none() && !self.eof;
             self.outbox.blocked.set(!may_read);
             if may_read {
                 reads += 1;
@@ -115,34 +123,36 @@ impl Connection {
                 if self.poll_fill(cx)?.is_ready() {
                     continue;
                 }
-            } else if !incomplete && !ended && self.may_take() {
+            } else if may_go_on && waiting.is_some() {
                 continue;
-            } else if self.server.held.get() >= self.server.limits.held_bytes {
+            } else if !self.server.has_room_for_requests() {
                 self.server.wait(&self.outbox);
             }
             return self.poll_stall(cx, !flushed || (may_read && !self.input.is_empty()));
         }
     }
 
-    /// Whether another request may be decoded now.
-    fn may_take(&self) -> bool {
-        let limits = &self.server.limits;
+    /// Whether another request, of so many bytes, may be decoded now.
+    fn may_take(&self, bytes: usize) -> bool {
+        let (limits, in_flight) = (&self.server.limits, self.outbox.in_flight.get());
         !self.server.closing.get()
-            && self.outbox.in_flight.get() < limits.in_flight
+            && in_flight < limits.in_flight
             && self.outbox.in_flight_bytes.get() < limits.in_flight_bytes
             && self.outbox.out.borrow().len() < limits.out_bytes
-            && self.server.held.get() < limits.held_bytes
+            && (self.server.has_room_for_requests() || (in_flight == 0 && bytes <= SMALL_REQUEST))
     }
 
-    /// Hands complete frames to the service. True when no complete frame is left.
-    fn take_frames(&mut self) -> Result<bool, Closed> {
+    /// Hands complete frames to the service. What is left begins with a complete one of the returned length that
+    /// may not be taken yet, or with none.
+    fn take_frames(&mut self) -> Result<Option<usize>, Closed> {
         loop {
             let Some(total) = request_len(&self.input)?.filter(|&total| total <= self.input.len()) else {
                 self.settle_input();
-                return Ok(true);
+                return Ok(None);
             };
-            if !self.may_take() {
-                return Ok(false);
+            if !self.may_take(total) {
+                self.count_input();
+                return Ok(Some(total));
             }
             let frame = self.input.split_to(total);
             self.call(frame)?;
@@ -175,7 +185,7 @@ impl Connection {
     fn settle_input(&mut self) {
         if self.input.is_empty() {
             self.input = BytesMut::new();
-        } else if self.held == 0 && self.input.len() <= SMALL_PARTIAL {
+        } else if self.outbox.partial.get() == 0 && self.input.len() <= SMALL_PARTIAL {
             self.input = BytesMut::from(&self.input[..]);
         }
         self.count_input();
@@ -183,10 +193,8 @@ impl Connection {
 
     fn count_input(&mut self) {
         let held = if self.input.capacity() > SMALL_PARTIAL { self.input.capacity() } else { 0 };
-        if held != self.held {
-            self.server.release(self.held);
-            self.server.hold(held);
-            self.held = held;
+        if held != self.outbox.partial.get() {
+            self.server.set_partial(&self.outbox, held);
         }
     }
 
@@ -205,7 +213,7 @@ impl Connection {
             let missing = request_len(&self.input)?.map_or(MIN_READ, |total| total.saturating_sub(len));
             self.input.reserve(missing.min(len.clamp(MIN_READ, MAX_GROWTH)));
             self.count_input();
-            if self.held > 0 && self.server.held.get() > self.server.limits.held_bytes {
+            if self.outbox.evicted.get() {
                 return Poll::Ready(Err(Closed::Overloaded));
             }
             ready!(pin!(self.stream.read_buf(&mut (&mut self.input).limit(MAX_READ))).poll(cx))?

@@ -8,7 +8,8 @@
 //!
 //! Everything lives on one thread. What strangers can make the daemon hold is bounded by [`Limits`]: a
 //! connection stops reading when it has too much in flight or too much unread output, and it is closed when
-//! it stalls in the middle of a frame or does not take its answers.
+//! it stalls in the middle of a frame or does not take its answers. What all connections hold together has a
+//! budget for each kind, and none of them keeps somebody else from a small request.
 
 mod connection;
 mod reply;
@@ -47,9 +48,12 @@ pub struct Limits {
     pub in_flight_bytes: usize,
     /// Output that the client has not taken; then it is not read. One answer more may be added.
     pub out_bytes: usize,
-    /// Bytes of unanswered and incomplete requests over all connections. Above it no request is taken, and
-    /// connections in the middle of a long frame are closed.
-    pub held_bytes: usize,
+    /// Buffers of long frames that have not arrived or may not be taken yet, over all connections. Above it the
+    /// connection with the largest one is closed: no write is as long as the longest frame, 64 MiB.
+    pub partial_bytes: usize,
+    /// Bytes of unanswered requests over all connections. Above it a connection that awaits an answer has to wait
+    /// with its next request; the others may have a small one each.
+    pub request_bytes: usize,
     /// A connection is closed when a begun frame or pending output makes no progress for so long.
     pub stall: Duration,
 }
@@ -60,7 +64,8 @@ impl Default for Limits {
             in_flight: 4096,
             in_flight_bytes: 16 << 20,
             out_bytes: 1 << 20,
-            held_bytes: 512 << 20,
+            partial_bytes: 256 << 20,
+            request_bytes: 256 << 20,
             stall: Duration::from_secs(30),
         }
     }
@@ -74,9 +79,11 @@ pub struct WireServer {
     limits: Limits,
     /// Reads go into this buffer, which all connections share, so that idle ones hold none.
     slab: RefCell<BytesMut>,
-    /// Counted against [`Limits::held_bytes`].
-    held: Cell<usize>,
-    /// Connections that wait for `held` to fall.
+    /// Counted against [`Limits::partial_bytes`].
+    partial: Cell<usize>,
+    /// Counted against [`Limits::request_bytes`].
+    requests: Cell<usize>,
+    /// Connections that wait for `requests` to fall.
     waiting: RefCell<Vec<Weak<Outbox>>>,
     connections: RefCell<BTreeMap<u64, Weak<Outbox>>>,
     last_id: Cell<u64>,
@@ -88,7 +95,8 @@ impl fmt::Debug for WireServer {
         f.debug_struct("WireServer")
             .field("name", &self.name.borrow())
             .field("connections", &self.connection_count())
-            .field("held_bytes", &self.held.get())
+            .field("partial_bytes", &self.partial.get())
+            .field("request_bytes", &self.requests.get())
             .finish_non_exhaustive()
     }
 }
@@ -101,7 +109,8 @@ impl WireServer {
             name: RefCell::new(name.into()),
             limits,
             slab: RefCell::default(),
-            held: Cell::new(0),
+            partial: Cell::new(0),
+            requests: Cell::new(0),
             waiting: RefCell::default(),
             connections: RefCell::default(),
             last_id: Cell::new(0),
@@ -126,7 +135,7 @@ impl WireServer {
 
     /// Bytes of requests that are incomplete or not answered yet.
     pub fn held_bytes(&self) -> usize {
-        self.held.get()
+        self.partial.get() + self.requests.get()
     }
 
     /// Takes no more requests; every connection ends when its requests are answered.
@@ -138,13 +147,32 @@ impl WireServer {
         self.wake_waiting();
     }
 
-    fn hold(&self, bytes: usize) {
-        self.held.set(self.held.get() + bytes);
+    /// What the connection holds of a long frame. Whoever holds the most makes room when that is too much.
+    fn set_partial(&self, outbox: &Outbox, bytes: usize) {
+        self.partial.set(self.partial.get() + bytes - outbox.partial.replace(bytes));
+        while self.partial.get() > self.limits.partial_bytes {
+            let all = self.connections.borrow();
+            let Some(largest) = all.values().filter_map(Weak::upgrade).max_by_key(|o| o.partial.get()) else {
+                break;
+            };
+            // Given back as soon as its task runs.
+            self.partial.set(self.partial.get() - largest.partial.replace(0));
+            largest.evicted.set(true);
+            largest.wake();
+        }
     }
 
-    fn release(&self, bytes: usize) {
-        self.held.set(self.held.get().saturating_sub(bytes));
-        if self.held.get() < self.limits.held_bytes && !self.waiting.borrow().is_empty() {
+    fn has_room_for_requests(&self) -> bool {
+        self.requests.get() < self.limits.request_bytes
+    }
+
+    fn add_request(&self, bytes: usize) {
+        self.requests.set(self.requests.get() + bytes);
+    }
+
+    fn finish_request(&self, bytes: usize) {
+        self.requests.set(self.requests.get() - bytes);
+        if self.has_room_for_requests() && !self.waiting.borrow().is_empty() {
             self.wake_waiting();
         }
     }

@@ -26,8 +26,12 @@ pub(super) struct Outbox {
     pub in_flight_bytes: Cell<usize>,
     /// The connection waits for requests to be finished before it goes on.
     pub blocked: Cell<bool>,
-    /// The connection waits for the server to hold less.
+    /// The connection waits for requests of others to be finished.
     pub waiting: Cell<bool>,
+    /// What the connection counts for in [`Limits::partial_bytes`].
+    pub partial: Cell<usize>,
+    /// The connection is to be closed: others need the room.
+    pub evicted: Cell<bool>,
     pub closed: Cell<bool>,
 }
 
@@ -41,6 +45,8 @@ impl Outbox {
             in_flight_bytes: Cell::new(0),
             blocked: Cell::new(false),
             waiting: Cell::new(false),
+            partial: Cell::new(0),
+            evicted: Cell::new(false),
             closed: Cell::new(false),
         }
     }
@@ -56,7 +62,7 @@ impl Outbox {
     pub fn begin(self: &Rc<Self>, head: &RequestHead, rpc: Rpc, frame_bytes: usize, oneway: bool) -> ReplyTo {
         self.in_flight.set(self.in_flight.get() + 1);
         self.in_flight_bytes.set(self.in_flight_bytes.get() + frame_bytes);
-        self.server.hold(frame_bytes);
+        self.server.add_request(frame_bytes);
         ReplyTo {
             outbox: self.clone(),
             rpc,
@@ -71,7 +77,7 @@ impl Outbox {
     fn finish(&self, frame_bytes: usize) {
         self.in_flight.set(self.in_flight.get() - 1);
         self.in_flight_bytes.set(self.in_flight_bytes.get() - frame_bytes);
-        self.server.release(frame_bytes);
+        self.server.finish_request(frame_bytes);
         if self.blocked.get() {
             self.wake();
         }

@@ -261,7 +261,7 @@ fn half_frames_are_closed_and_idle_connections_kept() {
 #[test]
 fn large_frames_arrive_in_pieces_and_claimed_ones_cost_nothing() {
     run(async {
-        let limits = Limits { held_bytes: 8 << 20, ..Limits::default() };
+        let limits = Limits { partial_bytes: 8 << 20, ..Limits::default() };
         let (address, server) = start(Echo::default(), limits).await;
         let connection = Connection::connect(address, SOON).await.unwrap();
         let value = Bytes::from(vec![7; 3 << 20]);
@@ -356,31 +356,76 @@ fn a_lost_connection_says_what_is_unclear() {
 }
 
 #[test]
-fn all_connections_together_hold_a_bounded_number_of_bytes() {
+fn unanswered_requests_of_all_connections_are_bounded() {
     run(async {
         let echo = Echo::default();
         let held = echo.held.clone();
+        let long = Request::Write(WriteRequest::Remove { key: Bytes::from_static(&[b'k'; 8 << 10]) });
         // Room for three requests.
-        let frame = frames([remove()]).len();
-        let limits = Limits { held_bytes: 3 * frame, ..Limits::default() };
+        let frame = frames([long.clone()]).len();
+        let limits = Limits { request_bytes: 3 * frame, ..Limits::default() };
         let (address, server) = start(echo, limits).await;
         let mut calls = Vec::new();
         for _ in 0..20 {
-            let connection = Connection::connect(address, SOON).await.unwrap();
-            calls.push(spawn_local(async move { connection.call(head(), &remove(), SOON).await }));
+            let (connection, long) = (Connection::connect(address, SOON).await.unwrap(), long.clone());
+            calls.push(spawn_local(async move { connection.call(head(), &long, SOON).await }));
         }
+        let small = Connection::connect(address, SOON).await.unwrap();
         let mut answered = 0;
         while answered < 20 {
+            while held.borrow().is_empty() {
+                yield_now().await;
+            }
             sleep(Duration::from_millis(5)).await;
+            small.call(head(), &get(b"of somebody else"), SOON).await.unwrap();
             let replies = held.take();
             assert!((1..=3).contains(&replies.len()), "{}", replies.len());
-            assert_eq!(server.held_bytes(), replies.len() * frame);
+            assert_eq!(server.requests.get(), replies.len() * frame);
             answered += replies.len();
             replies.into_iter().for_each(|reply| reply.write(WriteResponse::Update(Default::default())));
         }
         for call in calls {
             call.await.unwrap().unwrap();
         }
+        assert_eq!(server.held_bytes(), 0);
+    });
+}
+
+#[test]
+fn long_half_frames_keep_nobody_from_a_request() {
+    run(async {
+        let limits = Limits { partial_bytes: 4 << 20, ..Limits::default() };
+        let (address, server) = start(Echo::default(), limits.clone()).await;
+        let connection = Connection::connect(address, SOON).await.unwrap();
+        // As much as there may be, exactly.
+        server.partial.set(limits.partial_bytes);
+        connection.call(head(), &get(b"k"), SOON).await.unwrap();
+        server.partial.set(0);
+
+        // One of a megabyte is under way; the longer ones that come meanwhile have to go.
+        let value = Bytes::from(vec![7; 1 << 20]);
+        let put = frames([Request::Write(WriteRequest::Put(UpdateRequest { value, ..Default::default() }))]);
+        let mut writer = TcpStream::connect(address).await.unwrap();
+        writer.write_all(&put[..900 << 10]).await.unwrap();
+        let mut half = frames([get(b"k")]);
+        half[16..20].copy_from_slice(&u32::to_be_bytes((64 << 20) - 48));
+        half.resize(3 << 20, 0);
+        let mut strangers = Vec::new();
+        for _ in 0..10 {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            // Fails once the server has closed.
+            let _ = timeout(SOON, stream.write_all(&half)).await.unwrap();
+            strangers.push(stream);
+            connection.call(head(), &get(b"k"), SOON).await.unwrap();
+            assert!(server.partial.get() <= limits.partial_bytes);
+        }
+        while server.connection_count() > 3 {
+            sleep(Duration::from_millis(5)).await;
+        }
+        writer.write_all(&put[900 << 10..]).await.unwrap();
+        let mut len = [0; 4];
+        writer.read_exact(&mut len).await.unwrap();
+        connection.call(head(), &get(b"k"), SOON).await.unwrap();
     });
 }
 
