@@ -34,12 +34,14 @@ pub struct IllPartition {
 /// Partitions listed per table: a whole cluster that is down must not make thousands of series.
 const ILL_PARTITIONS_MAX: usize = 64;
 
-/// Tables that exist: dropped ones have nothing to be healthy.
+/// Dropped tables have nothing to be healthy.
+pub fn exists(table: &TableOverview) -> bool {
+    !matches!(table.info.status, AppStatus::Dropped | AppStatus::Dropping | AppStatus::Invalid)
+}
+
+/// Tables that exist.
 pub fn tables(overview: &ClusterOverview) -> Vec<TableHealth> {
-    let exists = |table: &&TableOverview| {
-        !matches!(table.info.status, AppStatus::Dropped | AppStatus::Dropping | AppStatus::Invalid)
-    };
-    overview.tables.iter().filter(exists).map(table).collect()
+    overview.tables.iter().filter(|table| exists(table)).map(table).collect()
 }
 
 fn table(table: &TableOverview) -> TableHealth {

@@ -6,9 +6,12 @@
 //! | availability | share of probes that succeeded, per minute, hour, day and since the start, in millionths |
 //! | overview | tables, partitions and nodes as the meta leader knows them |
 //!
+//! | totals | requests of all replica-servers by table and operation, which never fall |
+//!
 //! ```text
-//!   metas ──cluster_view──> overview ──> health (sums) ──┐
-//!   table temp <──set, get── probe ────> availability ───┴─> metrics ──> GET /metrics, /livez, /readyz, /config
+//!   metas ───────cluster_view──> overview ──> health (sums) ──┐
+//!   replica-servers <──stats, GET /metrics── scrape ──> totals ──> report ──┐
+//!   table temp <──set, get── probe ────> availability ────────┴─> metrics ──┴─> GET /metrics, /livez, /readyz, /config
 //! ```
 //!
 //! With metas or replica-servers down it goes on, and says so: probes fail, `meta_leader_reachable` is 0.
@@ -19,8 +22,11 @@ mod health;
 mod metrics;
 mod overview;
 mod probe;
+mod report;
+mod scrape;
 mod server;
 mod target;
+mod totals;
 
 pub use config::{Config, SECTIONS};
 pub use server::{Handle, start};

@@ -1,4 +1,4 @@
-//! What the meta leader knows of the cluster, asked again and again.
+//! What the meta leader and the replica-servers know of the cluster, asked again and again.
 
 use std::time::{Duration, Instant};
 
@@ -6,9 +6,12 @@ use pegasus_rpc::peer::PeerPool;
 use pegasus_telemetry::Health;
 use pegasus_types::Node;
 use pegasus_types::cluster::ClusterOverview;
+use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::metrics::Metrics;
+use crate::report::Report;
+use crate::scrape;
 
 /// One meta-server must answer within this time; the next one is asked then.
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
@@ -17,14 +20,31 @@ const STALE_AFTER: Duration = Duration::from_secs(60);
 /// Part of [`Health`].
 const PART: &str = "meta leader";
 
-/// Asks for ever and keeps the metrics at what the leader says.
-pub async fn run(pool: PeerPool, metas: Vec<Node>, every: Duration, metrics: Metrics, health: Health) {
+/// What a look needs.
+#[derive(Debug)]
+pub struct Look {
+    pub pool: PeerPool,
+    pub metas: Vec<Node>,
+    pub every: Duration,
+    pub metrics: Metrics,
+    pub health: Health,
+    /// Labels of the text, as in the registry.
+    pub labels: Vec<(&'static str, String)>,
+    /// What the replica-servers said last, as Prometheus text.
+    pub text: watch::Sender<String>,
+}
+
+/// Asks for ever and keeps the metrics at what the leader and the nodes say.
+pub async fn run(look: Look) {
+    let Look { pool, metas, every, metrics, health, labels, text } = look;
     health.not_ready(PART, "not asked yet");
     let mut rounds = interval(every);
     rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut leader: Option<Node> = None;
-    let mut last: Option<Instant> = None;
+    let mut last: Option<(Instant, ClusterOverview)> = None;
     let mut reachable = true;
+    let mut report = Report::default();
+    let mut asked: Option<Instant> = None;
     metrics.age(None);
     loop {
         rounds.tick().await;
@@ -35,7 +55,7 @@ pub async fn run(pool: PeerPool, metas: Vec<Node>, every: Duration, metrics: Met
                 }
                 metrics.overview(&overview);
                 health.ready(PART);
-                (leader, last, reachable) = (Some(node), Some(Instant::now()), true);
+                (leader, last, reachable) = (Some(node), Some((Instant::now(), overview)), true);
             }
             Err(why) => {
                 if reachable {
@@ -43,14 +63,24 @@ pub async fn run(pool: PeerPool, metas: Vec<Node>, every: Duration, metrics: Met
                 }
                 health.not_ready(PART, why);
                 reachable = false;
-                if last.is_some_and(|last| last.elapsed() > STALE_AFTER) {
+                if last.as_ref().is_some_and(|(at, _)| at.elapsed() > STALE_AFTER) {
                     metrics.forget_overview();
+                    text.send_replace(String::new());
                     last = None;
                 }
             }
         }
+        // Nodes tell their numbers also while no meta-server does.
+        if let Some((_, overview)) = &last {
+            let nodes: Vec<_> = overview.nodes.iter().map(|node| node.node.clone()).collect();
+            let answers = scrape::all(&pool, &nodes).await;
+            let now = Instant::now();
+            report.take(&answers, overview, asked.map_or(Duration::ZERO, |before| now - before));
+            asked = Some(now);
+            text.send_replace(report.render(&answers, overview, labels.clone()));
+        }
         metrics.leader(reachable);
-        metrics.age(last.map(|last| last.elapsed()));
+        metrics.age(last.as_ref().map(|(at, _)| at.elapsed()));
     }
 }
 

@@ -5,20 +5,25 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
+use axum::Router;
+use axum::response::Response;
+use axum::routing::get;
 use pegasus_rpc::listener::{self, Handlers, Limits};
 use pegasus_rpc::peer::{Identity, PeerPool, PoolOptions};
 use pegasus_rpc::wire::frame::RequestHead;
 use pegasus_rpc::wire::request::Request;
 use pegasus_rpc::wire::server::{self as wire, ClientService, ReplyTo, WireServer};
 use pegasus_telemetry::http::{self, Base};
+use pegasus_telemetry::prometheus::Registry;
 use pegasus_telemetry::{Health, Shutdown, registry};
 use pegasus_types::ErrorCode;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::config::Config;
 use crate::metrics::Metrics;
-use crate::overview;
+use crate::overview::{self, Look};
 use crate::probe::{self, Board};
 use crate::target::ClientTarget;
 
@@ -61,7 +66,12 @@ pub async fn start(config: Config, shutdown: Shutdown) -> anyhow::Result<Handle>
     let registry = registry::new(&config.cluster.cluster_name, "collector", node.as_str())?;
     let metrics = Metrics::new(&registry)?;
     let health = Health::default();
-    let router = http::router(Base::new("collector", registry, health.clone(), &config.shown));
+    let (text, told) = watch::channel(String::new());
+    let labels = registry::labels(&config.cluster.cluster_name, "collector", node.as_str());
+    let all = registry.clone();
+    let router = Router::new()
+        .route("/metrics", get(move || show_metrics(all.clone(), told.clone())))
+        .fallback_service(http::router(Base::new("collector", registry, health.clone(), &config.shown)));
 
     let identity = Rc::new(Identity::new(node.clone(), rand::random(), String::new()));
     let pool = PeerPool::new(identity, PoolOptions::default(), |_event| {});
@@ -70,7 +80,8 @@ pub async fn start(config: Config, shutdown: Shutdown) -> anyhow::Result<Handle>
     let metas = config.metas.server_list;
     let (table, timeout) = (&collector.available_detect_app, collector.available_detect_timeout.0);
     let target = Rc::new(ClientTarget::new(&metas, table, timeout).context("client of this cluster")?);
-    shutdown.spawn_local_until(overview::run(pool, metas, every, metrics.clone(), health));
+    let look = Look { pool, metas, every, metrics: metrics.clone(), health, labels, text };
+    shutdown.spawn_local_until(overview::run(look));
 
     let options = probe::Options {
         table: collector.available_detect_app.clone(),
@@ -88,6 +99,12 @@ pub async fn start(config: Config, shutdown: Shutdown) -> anyhow::Result<Handle>
     let limits = Limits { connections: CONNECTIONS_MAX, ..Limits::default() };
     let serving = tokio::task::spawn_local(listener::serve(listener, handlers, limits, shutdown.token()));
     Ok(Handle { address, shutdown, serving })
+}
+
+/// The collector's own series, and what the replica-servers said.
+async fn show_metrics(registry: Registry, told: watch::Receiver<String>) -> Response {
+    let told = told.borrow().clone();
+    http::metrics_text(&registry, &told)
 }
 
 /// Client frames are understood, and answered that nothing of the kind lives here.

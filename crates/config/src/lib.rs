@@ -33,6 +33,7 @@
 //! assert!(loaded.finish().unwrap_err().to_string().contains("config.ini:2"));
 //! ```
 
+pub mod black_list;
 pub mod common;
 mod effective;
 mod host;

@@ -359,6 +359,11 @@ impl Loaded {
         self.section_lines.contains_key(section)
     }
 
+    /// True when the value still has a `%{variable}` in it, which is told as a mistake of its own.
+    pub fn has_variable(&self, section: &str, key: &str) -> bool {
+        self.find(section, key).is_some_and(Found::has_variable)
+    }
+
     /// Records a broken rule; the place is where `key` was written, else where its section begins.
     pub fn mistake(&mut self, section: &str, key: &str, text: impl std::fmt::Display) {
         let place = self.place(section, key);

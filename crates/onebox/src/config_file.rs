@@ -16,6 +16,7 @@ pub fn text(plan: &Plan, members: &[Member], member: &Member, dir: &Path) -> Res
     let mut text = TEMPLATE.to_owned();
     for (variable, value) in [
         ("app.dir", escape(dir).as_str()),
+        ("home.dir", escape(dir).as_str()),
         ("cluster.name", "onebox"),
         ("meta.server.list", &meta_list(members)),
         ("data.dirs", ""),

@@ -61,8 +61,6 @@ pegasus_config::section! {
         disk_stat_interval_seconds: Seconds = Seconds::new(10), in Seconds::new(1)..=Seconds::new(3600);
         /// Asked to end, a node first hands its primaries over, and then answers clients with an old route for so long.
         drain_linger_ms: Ms = Ms::new(5_000), in Ms::new(0)..=Ms::new(60_000);
-        /// Asked to end, a node first hands its primaries over, and then answers clients with an old route for so long.
-        drain_linger_ms: Ms = Ms::new(5_000), in Ms::new(0)..=Ms::new(60_000);
         /// Start without disks that cannot be used, instead of not at all.
         ignore_broken_disk: bool = true;
     }

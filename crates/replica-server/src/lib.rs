@@ -27,7 +27,6 @@ pub mod config;
 mod clock;
 mod disk;
 mod drain;
-mod drain;
 mod effects;
 mod file_lanes;
 mod learn_io;

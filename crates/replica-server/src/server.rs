@@ -42,6 +42,7 @@ const FLUSH_WITHIN: Duration = Duration::from_secs(5);
 pub struct Handle {
     address: SocketAddr,
     shell: Rc<Shell>,
+    health: Health,
     driving: tokio::task::JoinHandle<()>,
     listening: tokio::task::JoinHandle<()>,
 }
@@ -99,7 +100,7 @@ pub async fn start(config: Config, asked: Shutdown) -> anyhow::Result<Handle> {
         let shell = shell.clone();
         async move {
             load::all(shell, found).await;
-            loading.ready("start");
+            loading.ready(Health::START);
         }
     });
     let interval = config.liveness.fd_beacon_interval_seconds.0;
@@ -139,12 +140,35 @@ pub async fn start(config: Config, asked: Shutdown) -> anyhow::Result<Handle> {
     let linger = config.replication.drain_linger_ms.0;
     shutdown.spawn_local_until(drain::run(shell.clone(), asked, health.clone(), linger));
     tracing::info!(node = %me, durability = ?config.replication.durability, engine = config.engine_kind().name(), "listening");
-    Ok(Handle { address, shell, driving, listening })
+    Ok(Handle { address, shell, health, driving, listening })
+}
+
+/// Whether the replica-server is well, for whoever supervises the process. On its thread.
+#[derive(Debug)]
+pub struct Vitals {
+    shell: std::rc::Weak<Shell>,
+    health: Health,
+}
+
+impl Vitals {
+    /// Turns of the loop so far. It hands everything to the logs, and turns at least once a second.
+    pub fn turns(&self) -> u64 {
+        self.shell.upgrade().map_or(0, |shell| shell.with(|state| state.metrics.turns))
+    }
+
+    /// What lay on the disks at the start is open, or known to be broken.
+    pub fn is_loaded(&self) -> bool {
+        !self.health.waits_for(Health::START)
+    }
 }
 
 impl Handle {
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    pub fn vitals(&self) -> Vitals {
+        Vitals { shell: Rc::downgrade(&self.shell), health: self.health.clone() }
     }
 
     /// Ends after shutdown was triggered, within a bound.

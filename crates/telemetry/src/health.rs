@@ -8,10 +8,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub struct Health(Arc<Mutex<BTreeMap<&'static str, String>>>);
 
 impl Health {
-    /// Not ready until `ready("start")`.
+    /// The part that [`Self::starting`] waits for.
+    pub const START: &str = "start";
+
+    /// Not ready until `ready(START)`.
     pub fn starting() -> Self {
         let health = Self::default();
-        health.not_ready("start", "starting");
+        health.not_ready(Self::START, "starting");
         health
     }
 
@@ -21,6 +24,10 @@ impl Health {
 
     pub fn ready(&self, part: &'static str) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(part);
+    }
+
+    pub fn waits_for(&self, part: &str) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains_key(part)
     }
 
     /// Empty = ready.

@@ -119,8 +119,13 @@ async fn configs(State(base): State<Arc<Base>>) -> Response {
 }
 
 async fn metrics(State(base): State<Arc<Base>>) -> Response {
-    match registry::encode(&base.registry) {
-        Ok(text) => ([(header::CONTENT_TYPE, registry::CONTENT_TYPE)], text).into_response(),
+    metrics_text(&base.registry, "")
+}
+
+/// The answer of `/metrics`: the registry, and Prometheus text that a role has made itself.
+pub fn metrics_text(registry: &Registry, own: &str) -> Response {
+    match registry::encode(registry) {
+        Ok(text) => ([(header::CONTENT_TYPE, registry::CONTENT_TYPE)], text + own).into_response(),
         Err(error) => {
             tracing::warn!(%error, "cannot encode the metrics");
             (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response()

@@ -7,6 +7,7 @@
 //! | [`http`] | `/ /version /recentStartTime /config /configs /metrics /livez /readyz`, and one connection of it |
 //! | [`health`] | why a role is not ready |
 //! | [`shutdown`] | one token, one tracker that waits for all tasks |
+//! | [`text`] | Prometheus text without a registry, written and read |
 //!
 //! ```text
 //!  main: logging::init ─┐
@@ -20,6 +21,7 @@ pub mod http;
 pub mod logging;
 pub mod registry;
 pub mod shutdown;
+pub mod text;
 pub mod time;
 pub mod version;
 

@@ -6,12 +6,16 @@ use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{Counter, Encoder, Gauge, Registry, TextEncoder};
 
-/// A registry whose series all carry `cluster` (`unknown` when it has no name), `role` and `instance` (the node),
-/// with the metrics of this process in it.
-pub fn new(cluster: &str, role: &str, instance: &str) -> prometheus::Result<Registry> {
+/// What every series of a process carries: `cluster` (`unknown` when it has no name), `role` and `instance` (the node).
+pub fn labels(cluster: &str, role: &str, instance: &str) -> Vec<(&'static str, String)> {
     let cluster = if cluster.is_empty() { "unknown" } else { cluster };
-    let labels = [("cluster", cluster), ("role", role), ("instance", instance)];
-    let labels: HashMap<String, String> = labels.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
+    vec![("cluster", cluster.to_owned()), ("role", role.to_owned()), ("instance", instance.to_owned())]
+}
+
+/// A registry whose series all carry [`labels`], with the metrics of this process in it.
+pub fn new(cluster: &str, role: &str, instance: &str) -> prometheus::Result<Registry> {
+    let labels: HashMap<String, String> =
+        labels(cluster, role, instance).into_iter().map(|(k, v)| (k.to_owned(), v)).collect();
     let registry = Registry::new_custom(None, Some(labels))?;
     registry.register(Box::new(ProcessMetrics::new()?))?;
     Ok(registry)

@@ -48,7 +48,7 @@ pub use link::{CallError, DialError};
 pub use meta::{MetaClient, MetaPeer, serve_meta_peer};
 pub use outbox::{Outbox, OutboxStats};
 pub use pool::{PeerEvent, PeerPool, PoolOptions};
-pub use replica::{NodeStats, ReplicaClient, ReplicaPeer, serve_replica_peer};
+pub use replica::{DiskStats, NodeStats, ReplicaClient, ReplicaPeer, ReplicaStats, serve_replica_peer};
 pub use serve::{MAX_WAITING, ServeError};
 /// First argument of every handler; deadlines and lost connections do not stop a handler, so most ignore it.
 pub use tarpc::context::Context;
