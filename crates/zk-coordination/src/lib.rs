@@ -12,7 +12,7 @@
 //!  meta-server --tree (paths), content (JSON)--> dyn MetaStore
 //!                                                  |-- SledStore    one meta-server, one machine; fsync'ed
 //!                                                  |-- MemoryStore  tests; a tree can be shared by sessions
-//!                                                  `-- ZooKeeper    clusters (to come)
+//!                                                  `-- ZooKeeperStore  clusters; several meta-servers, which elect their leader
 //! ```
 //!
 //! Paths and content are those of the reference, so that an operator's tools show what they expect.
@@ -25,8 +25,10 @@ pub mod sled_store;
 pub mod store;
 pub mod tree;
 mod watched_tree;
+pub mod zk_store;
 
 pub use election::{Election, Fence, FencedStore, Leadership};
 pub use memory_store::MemoryStore;
 pub use sled_store::SledStore;
 pub use store::{Datum, MetaStore, Mode, Op, OpResult, SessionState, StoreError, Version, Watch};
+pub use zk_store::ZooKeeperStore;
