@@ -10,7 +10,7 @@ CARGO := cargo
 
 .PHONY: help
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z_-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo "  make onebox [ONEBOX_DIR=onebox METAS=1 REPLICAS=3 PARTITIONS=8 DURABILITY=sync|page_cache"
 	@echo "               ENGINE=lsm|sled PORT_BASE=0]; ONEBOX_DIR also for the others, NAME=replica2 for one process"
@@ -31,7 +31,7 @@ build: ## The release binaries; starts nothing
 
 # Builds everything before anything runs, also the servers that tests start as processes.
 test: ## All tests, also of clusters of real processes and with the Python client from PyPI
-	@.ci/tools cargo cc python
+	@.ci/tools cargo cc python pack systemd prometheus
 	$(CARGO) test --workspace --locked --no-fail-fast
 
 check: ## Format, lints, documentation; changes no file
@@ -54,6 +54,25 @@ sim: FROM ?= 1
 sim: ## A simulated cluster: SEEDS different runs, the first one is FROM
 	@.ci/tools cargo cc
 	$(CARGO) run --release --locked -p pegasus-sim -- --seeds $(SEEDS) --from $(FROM)
+
+# --- packages ---------------------------------------------------------------------------------------------------------
+
+.PHONY: pack_server pack_tools install-systemd uninstall-systemd
+
+pack_server: build ## Directory and tarball of the servers in target/pack, for hosts without this repository
+	@.ci/tools pack
+	@deploy/pack.sh server --programs $(PROGRAMS)
+
+pack_tools: build ## The same of shell, bench and onebox
+	@.ci/tools pack
+	@deploy/pack.sh tools --programs $(PROGRAMS)
+
+install-systemd: ## Programs, service units and a first configuration on this host [PREFIX=/usr/local DESTDIR=]
+	@[[ -x $(PROGRAMS)/pegasus_server ]] || $(MAKE) --no-print-directory build
+	@deploy/systemd/install.sh install --programs $(PROGRAMS) --config config/config.ini
+
+uninstall-systemd: ## Takes programs and units away; configuration and data stay
+	@deploy/systemd/install.sh uninstall
 
 # --- a cluster on this machine ----------------------------------------------------------------------------------------
 
