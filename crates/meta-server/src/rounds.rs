@@ -1,4 +1,4 @@
-//! The regular look at the cluster: who fell silent, what has to be cured, which tables are ready.
+//! The regular look at the cluster: who fell silent, what has to be cured or moved, which tables are ready.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -40,11 +40,13 @@ fn look(leader: &Leader) -> bool {
         tracing::warn!(%node, "no beacon for the grace time: the node counts as dead");
         leader.metrics.disconnections.inc();
     }
-    // A healthy cluster without news needs no look.
-    if silent.is_empty() && !state.dirty && state.notes.is_empty() {
+    // A healthy cluster without news needs no look, until the next moves are due.
+    let moves_due = state.cure.looks_again_at().is_some_and(|at| at <= now);
+    if silent.is_empty() && !state.dirty && state.notes.is_empty() && !moves_due {
         return false;
     }
     state.dirty = false;
+    state.cure.options_mut().balance.spread = leader.level.get().allows_balance();
     let view = state.ledger.view();
     let known = view.known_nodes();
     state.liveness.forget_dead(|node| known.contains(node));
@@ -57,7 +59,8 @@ fn look(leader: &Leader) -> bool {
             match verdict {
                 Verdict::Healthy => {}
                 Verdict::Act(Order::Assign { gpid, members }) => {
-                    state.notes.insert(gpid, "its first members are being stored".into());
+                    tracing::info!(%gpid, ?members, "a partition without members gets some");
+                    state.notes.insert(gpid, "its members are being stored".into());
                     assign.push((gpid, members));
                 }
                 Verdict::Act(Order::Propose { to, request }) => {

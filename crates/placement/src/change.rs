@@ -63,7 +63,8 @@ pub fn apply(current: &PartitionConfig, request: &ChangeRequest) -> Result<Parti
                 return Err(Rejected::AlreadyMember(node.clone()));
             }
             let members = current.member_count();
-            if members >= usize::try_from(current.max_replica_count).unwrap_or(0) {
+            // One more than wanted while a copy moves to another node.
+            if members > usize::try_from(current.max_replica_count).unwrap_or(0) {
                 return Err(Rejected::Full(members));
             }
             next.secondaries.push(node.clone());
@@ -111,16 +112,30 @@ pub fn already_done(current: &PartitionConfig, request: &ChangeRequest) -> bool 
     }
 }
 
-/// The first configuration of a partition: all of its members at once, since they are all empty
+/// The configuration of a partition that has no members: all of a new one at once, since they are all empty
 /// (safety-rules.md 3.6).
 pub fn first(current: &PartitionConfig, primary: Node, secondaries: Vec<Node>) -> PartitionConfig {
-    PartitionConfig { primary: Some(primary), secondaries, ..successor(current) }
+    let mut next = PartitionConfig { primary: Some(primary), secondaries, ..successor(current) };
+    let PartitionConfig { last_drops, primary, secondaries, .. } = &mut next;
+    last_drops.retain(|node| primary.as_ref() != Some(node) && !secondaries.contains(node));
+    next
 }
 
-/// The table is dropped: nobody is a member any more. The members are remembered, the primary last, so that
-/// a recall knows where the data lies.
+/// A partition without a living member begins again with the copy on `node`, by an operator's order. Who was a
+/// member is remembered.
+pub fn force(current: &PartitionConfig, node: &Node) -> PartitionConfig {
+    let mut next = current.clone();
+    for member in current.secondaries.iter().chain(&current.primary) {
+        remember_drop(&mut next, member);
+    }
+    first(&next, node.clone(), Vec::new())
+}
+
+/// The table is dropped: nobody is a member any more. The members are remembered, they alone and the primary last,
+/// so that a recall knows who has everything.
 pub fn drop_partition(current: &PartitionConfig) -> PartitionConfig {
     let mut next = successor(current);
+    next.last_drops.clear();
     for node in current.secondaries.iter().chain(&current.primary) {
         remember_drop(&mut next, node);
     }
@@ -210,13 +225,15 @@ mod tests {
         let stored = config(0, 5, 1, &[2, 3]);
         let dropped = PartitionConfig { partition_flags: FLAG_DROPPED, ..config(0, 5, 0, &[]) };
         let unassigned = config(0, 0, 0, &[]);
+        let over = config(0, 5, 1, &[2, 3, 4]);
+        assert!(apply(&stored, &ask(5, kind("add", 1, 4))).is_ok(), "one more, while a copy moves");
         for (current, ballot, kind, why) in [
             (&stored, 4, kind("renew", 1, 0), StaleBallot { stored: Ballot(5), asked: Ballot(4) }),
             (&stored, 6, kind("renew", 1, 0), FutureBallot { stored: Ballot(5), asked: Ballot(6) }),
             (&stored, 5, kind("renew", 2, 0), NotPrimary(node(2))),
             (&stored, 5, kind("take", 1, 0), NotSecondary(node(1))),
             (&stored, 5, kind("take", 4, 0), NotSecondary(node(4))),
-            (&stored, 5, kind("add", 1, 4), Full(3)),
+            (&over, 5, kind("add", 1, 5), Full(4)),
             (&stored, 5, kind("add", 1, 3), AlreadyMember(node(3))),
             (&stored, 5, kind("add", 1, 1), AlreadyMember(node(1))),
             (&stored, 5, kind("remove", 2, 3), NotPrimary(node(2))),
@@ -261,6 +278,9 @@ mod tests {
     fn first_and_drop() {
         let made = first(&config(0, 0, 0, &[]), node(1), vec![node(2)]);
         assert_eq!(made, config(0, 1, 1, &[2]));
+        let forced = force(&config(0, 3, 1, &[2, 3]), &node(3));
+        let want = PartitionConfig { last_drops: vec![node(2), node(1)], ..config(0, 4, 3, &[]) };
+        assert_eq!(forced, want);
         let gone = drop_partition(&config(0, 3, 1, &[2, 3]));
         assert_eq!((gone.ballot, gone.member_count(), gone.partition_flags), (Ballot(4), 0, FLAG_DROPPED));
         assert_eq!(gone.last_drops, [node(2), node(3), node(1)]);

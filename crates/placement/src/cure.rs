@@ -8,24 +8,36 @@
 //!  too few members ------------------> ask the primary to teach one more node
 //! ```
 //!
+//! A node that drains or is retired ([`crate::liveness`]) gives away its roles and copies here and in the moves
+//! of [`crate::balance`], which begin when everything is well.
+//!
 //! Groups help themselves first: a secondary claims a silent primary's role and a primary removes a silent
 //! secondary within a second (safety-rules.md 1.3). The cure is for what they cannot see or do. Proposals
 //! are hints: each is repeated until the stored configuration shows its effect, and may be lost or ignored.
 
+mod balancing;
+mod patient;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use pegasus_types::meta::{Proposal, ProposalRequest, ReplicaReport, ReplicaStatus};
-use pegasus_types::{AppId, AppStatus, Ballot, Gpid, Millis, Node, PartitionConfig};
+use pegasus_types::{AppStatus, Ballot, Gpid, Millis, Node, PartitionConfig};
 
 use crate::assign::{Members, Spread};
-use crate::health::write_minimum;
+use crate::balance;
+use crate::balance::moves::{Moves, Pace};
+use crate::ddd::{self, Choice, Seen};
 use crate::liveness::Liveness;
-use crate::view::{ClusterView, FLAG_DROPPED, Load, Loads};
+use crate::view::{ClusterView, FLAG_DROPPED, Table};
+pub use balancing::Counts;
+use patient::{Patient, Round};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
     /// A proposal without effect is sent again after this time.
     pub repeat_ms: u64,
+    /// The same for a hand-over, which takes milliseconds or is not possible now.
+    pub hand_over_repeat_ms: u64,
     /// A node that was asked to learn and does not report so for this time is given up for another one.
     pub patience_ms: u64,
     /// A member whose node reports without its replica, and again after this time, is treated as silent. One
@@ -36,6 +48,9 @@ pub struct Options {
     pub return_ms: u64,
     /// `mutation_2pc_min_replica_count`.
     pub min_replica_count: i32,
+    /// A secondary whose node drains is removed after this time: first the roles go, and a whole cluster that
+    /// stops is left as it is.
+    pub let_go_ms: u64,
     /// Learners that one node is asked to become at a time (`add_secondary_max_count_for_one_node`).
     pub max_learners_per_node: usize,
     /// New partitions wait so long for the other nodes, once the first one is there: the first node must not
@@ -44,19 +59,29 @@ pub struct Options {
     /// Below this share of alive nodes the meta proposes nothing: it is more likely cut off itself
     /// (`node_live_percentage_threshold_for_update`).
     pub min_alive_percent: usize,
+    /// Nodes that get no copies of existing partitions (`meta.lb.assign_secondary_black_list`).
+    pub black_list: BTreeSet<Node>,
+    /// How moves are chosen; `spread` is false until the level allows it.
+    pub balance: balance::Options,
+    pub pace: Pace,
 }
 
 impl Default for Options {
     fn default() -> Self {
         Self {
             repeat_ms: 3_000,
+            hand_over_repeat_ms: 1_000,
             patience_ms: 60_000,
             missing_ms: 5_000,
             return_ms: 600_000,
             min_replica_count: 2,
+            let_go_ms: 1_000,
             max_learners_per_node: 10,
             assign_wait_ms: 10_000,
             min_alive_percent: 50,
+            black_list: BTreeSet::new(),
+            balance: balance::Options { spread: false, ..balance::Options::default() },
+            pace: Pace::default(),
         }
     }
 }
@@ -64,7 +89,8 @@ impl Default for Options {
 /// What has to be done now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Order {
-    /// To be stored as the partition's first configuration ([`crate::change::first`]).
+    /// To be stored as the configuration of a partition without members ([`crate::change::first`]): all of a new
+    /// one, or the one that has the best copy of an old one ([`crate::ddd`]).
     Assign {
         gpid: Gpid,
         members: Members,
@@ -100,8 +126,10 @@ struct Memory {
     left: BTreeMap<Node, Millis>,
     /// Members that reported without this replica: at first and at last.
     missing: BTreeMap<Node, (Millis, Millis)>,
-    /// Who reported to hold it.
-    holders: BTreeSet<Node>,
+    /// Members that reported to hold it, and on which disk.
+    holders: BTreeMap<Node, String>,
+    /// What nodes reported of their copies, members or not.
+    seen: BTreeMap<Node, Seen>,
     /// Heirs that were asked to take over without effect, so that another one is tried next.
     asked: u32,
 }
@@ -117,6 +145,13 @@ pub struct Cure {
     started: Millis,
     /// Since when some node may get replicas.
     usable_since: Option<Millis>,
+    /// Nodes that have told this leader what they hold.
+    reported: BTreeSet<Node>,
+    moves: Moves,
+    /// Moves of the last plan, by kind, done or not.
+    planned: Counts,
+    /// The last look found nothing to move.
+    is_resting: bool,
 }
 
 impl Cure {
@@ -128,7 +163,20 @@ impl Cure {
             lacking: BTreeSet::new(),
             started: now,
             usable_since: None,
+            reported: BTreeSet::new(),
+            moves: Moves::default(),
+            planned: Counts::default(),
+            is_resting: false,
         }
+    }
+
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// What operators may change while the leader runs.
+    pub fn options_mut(&mut self) -> &mut Options {
+        &mut self.options
     }
 
     /// A configuration was stored.
@@ -136,8 +184,10 @@ impl Cure {
         if new.partition_flags & FLAG_DROPPED != 0 {
             self.memory.remove(&new.gpid);
             self.frozen.remove(&new.gpid);
+            self.moves.end(new.gpid);
             return;
         }
+        self.moves.moved(now, new.gpid);
         let memory = self.memory.entry(new.gpid).or_default();
         for node in old.members().filter(|node| !new.is_member(node)) {
             memory.left.insert(node.clone(), now);
@@ -166,7 +216,7 @@ impl Cure {
         reports: &[ReplicaReport],
     ) -> Vec<(Gpid, Ballot)> {
         let mut newly_frozen = Vec::new();
-        let mut held = BTreeSet::new();
+        let mut held: BTreeMap<Gpid, &ReplicaReport> = BTreeMap::new();
         for report in reports {
             let Some(config) = view.partition(report.gpid) else { continue };
             if report.ballot > config.ballot && self.freeze(report.gpid, node, report.ballot) {
@@ -182,13 +232,31 @@ impl Cure {
             {
                 *silent_since = now;
             }
-            held.insert(report.gpid);
+            if report.status == ReplicaStatus::Learner {
+                self.moves.learns(now, report.gpid, node);
+            }
+            held.insert(report.gpid, report);
         }
         self.lacking.remove(node);
-        for (_, config) in view.live_partitions().filter(|(_, config)| config.is_member(node)) {
+        self.reported.insert(node.clone());
+        for (_, config) in view.live_partitions() {
+            let report = held.get(&config.gpid);
+            if report.is_none() && !config.is_member(node) {
+                if let Some(memory) = self.memory.get_mut(&config.gpid) {
+                    memory.seen.remove(node);
+                }
+                continue;
+            }
             let memory = self.memory.entry(config.gpid).or_default();
-            if held.contains(&config.gpid) {
-                memory.holders.insert(node.clone());
+            match report {
+                Some(report) => drop(memory.seen.insert(node.clone(), Seen::of(report))),
+                None => drop(memory.seen.remove(node)),
+            }
+            if !config.is_member(node) {
+                continue;
+            }
+            if let Some(report) = report {
+                memory.holders.insert(node.clone(), report.disk_tag.clone());
                 memory.missing.remove(node);
             } else {
                 memory.holders.remove(node);
@@ -219,14 +287,14 @@ impl Cure {
                 && self
                     .memory
                     .get(&config.gpid)
-                    .is_some_and(|m| config.members().all(|n| m.holders.contains(n)))
+                    .is_some_and(|m| config.members().all(|n| m.holders.contains_key(n)))
         })
     }
 
     /// Should `node` report again soon? Its last report lacked something, or a new table waits for it.
     pub fn awaits_report(&self, view: &ClusterView, node: &Node) -> bool {
         let holds = |config: &PartitionConfig| {
-            self.memory.get(&config.gpid).is_some_and(|memory| memory.holders.contains(node))
+            self.memory.get(&config.gpid).is_some_and(|memory| memory.holders.contains_key(node))
         };
         let mut creating = view.tables().filter(|table| table.info.status == AppStatus::Creating);
         self.lacking.contains(node)
@@ -250,7 +318,7 @@ impl Cure {
             && memory.is_none_or(|m| m.learner.as_ref().is_none_or(|(learner, _)| learner != node))
             && config.member_count() >= wanted(config)
             && config.members().all(|member| {
-                liveness.is_usable(member) && memory.is_some_and(|m| m.holders.contains(member))
+                liveness.is_well(member) && memory.is_some_and(|m| m.holders.contains_key(member))
             })
     }
 
@@ -272,72 +340,133 @@ impl Cure {
         let usable = liveness.usable().count();
         self.usable_since = if usable == 0 { None } else { self.usable_since.or(Some(now)) };
         let settled = self.usable_since.is_some_and(|since| now.since(since) >= self.options.assign_wait_ms);
-        let mut round = Round::new(view, &self.memory);
+        let around = Around { now, liveness, cut_off, usable, settled };
+        let mut round = Round::new(view, &self.memory, &self.moves);
         let mut verdicts = Vec::new();
         for (table, config) in view.live_partitions() {
-            let verdict = if let Some((node, ballot)) = self.frozen.get(&config.gpid) {
-                Verdict::Stuck(format!(
-                    "frozen: {node} knows ballot {ballot}, stored is {}: the metadata went back in time",
-                    config.ballot
-                ))
-            } else if config.primary.is_none() && usable < wanted(config) && !settled {
-                Verdict::Wait(format!("{usable} of {} nodes are there to hold it", wanted(config)))
-            } else if config.primary.is_none() {
-                assign_first(config, table, liveness, &mut round)
-            } else if cut_off {
-                Verdict::Wait(format!("only {alive} of {known} nodes are alive: nothing is proposed"))
-            } else {
-                let memory = self.memory.entry(config.gpid).or_default();
-                let creating = table.info.status == AppStatus::Creating;
-                let patient = Patient {
-                    now,
-                    config,
-                    creating,
-                    liveness,
-                    options: &self.options,
-                    started: self.started,
-                };
-                patient.verdict(memory, &mut round)
-            };
-            verdicts.push((config.gpid, verdict));
+            let moving = self.moves.get(config.gpid).is_some();
+            let verdict = self.verdict(&around, table, config, &mut round);
+            verdicts.push((config.gpid, verdict, moving));
         }
-        verdicts
+        let calm = !liveness.nodes().any(|(_, state)| state.draining)
+            && !view.tables().any(|table| table.info.status == AppStatus::Creating)
+            && verdicts.iter().all(|(_, verdict, moving)| *moving || *verdict == Verdict::Healthy);
+        self.moves.set_calm(now, calm);
+        let begun = self.begin_moves(now, view, liveness);
+        for (gpid, verdict, _) in &mut verdicts {
+            if begun.contains(gpid)
+                && let (Some(table), Some(config)) = (view.table(gpid.app_id), view.partition(*gpid))
+            {
+                *verdict = self.verdict(&around, table, config, &mut round);
+            }
+        }
+        verdicts.into_iter().map(|(gpid, verdict, _)| (gpid, verdict)).collect()
+    }
+
+    fn verdict(
+        &mut self,
+        around: &Around<'_>,
+        table: &Table,
+        config: &PartitionConfig,
+        round: &mut Round,
+    ) -> Verdict {
+        let Around { now, liveness, cut_off, usable, settled } = *around;
+        let gpid = config.gpid;
+        if let Some((node, ballot)) = self.frozen.get(&gpid) {
+            return Verdict::Stuck(format!(
+                "frozen: {node} knows ballot {ballot}, stored is {}: the metadata went back in time",
+                config.ballot
+            ));
+        }
+        if config.primary.is_none() && config.ballot != Ballot::ZERO {
+            return self.revive(config, liveness);
+        }
+        if config.primary.is_none() && usable < wanted(config) && !settled {
+            return Verdict::Wait(format!("{usable} of {} nodes are there to hold it", wanted(config)));
+        }
+        if config.primary.is_none() {
+            return assign_first(config, table, liveness, round);
+        }
+        if cut_off {
+            let (alive, known) = liveness.count();
+            return Verdict::Wait(format!("only {alive} of {known} nodes are alive: nothing is proposed"));
+        }
+        let memory = self.memory.entry(gpid).or_default();
+        let creating = table.info.status == AppStatus::Creating;
+        let (options, started) = (&self.options, self.started);
+        let patient = Patient { now, config, creating, liveness, options, started };
+        if let Some(what) = self.moves.get(gpid) {
+            let verdict = patient.is_whole(memory).then(|| patient.follow(memory, what)).flatten();
+            match verdict {
+                Some(verdict) if !self.moves.give_up(now, gpid, &self.options.pace) => return verdict,
+                _ => self.moves.end(gpid),
+            }
+        }
+        patient.verdict(memory, round)
+    }
+
+    /// Which former member has the best copy, by the rule of [`crate::ddd`].
+    fn revive(&self, config: &PartitionConfig, liveness: &Liveness) -> Verdict {
+        match self.choose_former(config, liveness) {
+            Choice::Take(primary) => Verdict::Act(Order::Assign {
+                gpid: config.gpid,
+                members: Members { primary, secondaries: Vec::new() },
+            }),
+            Choice::Wait(why) => Verdict::Wait(why),
+            Choice::Operator(why) => Verdict::Stuck(why),
+        }
+    }
+
+    fn choose_former(&self, config: &PartitionConfig, liveness: &Liveness) -> Choice {
+        let none = BTreeMap::new();
+        let seen = self.memory.get(&config.gpid).map_or(&none, |memory| &memory.seen);
+        ddd::choose(config, seen, |node| liveness.is_alive(node) && self.reported.contains(node))
+    }
+
+    /// What is known of the members, present and former, of a partition that has no living member; the newest
+    /// first. None when it has one.
+    pub fn diagnose(
+        &self,
+        now: Millis,
+        config: &PartitionConfig,
+        liveness: &Liveness,
+    ) -> Option<ddd::Diagnosis> {
+        if config.members().any(|node| liveness.is_alive(node)) || config.ballot == Ballot::ZERO {
+            return None;
+        }
+        let memory = self.memory.get(&config.gpid);
+        let former = |node: &Node| ddd::Former {
+            node: node.clone(),
+            left_ms_ago: memory.and_then(|m| m.left.get(node)).map(|left| now.since(*left)),
+            alive: liveness.is_alive(node),
+            reported: self.reported.contains(node),
+            seen: memory.and_then(|m| m.seen.get(node)).copied(),
+        };
+        let reason = match self.choose_former(config, liveness) {
+            _ if config.primary.is_some() => "no member is alive".to_owned(),
+            Choice::Take(node) => format!("{node} is taken"),
+            Choice::Wait(why) | Choice::Operator(why) => why,
+        };
+        let former = config.members().chain(config.last_drops.iter().rev()).map(former).collect();
+        Some(ddd::Diagnosis { gpid: config.gpid, former, reason })
     }
 }
 
-/// What is counted over one round.
-struct Round {
-    cluster: Loads,
-    /// By table, filled when a partition of it is assigned.
-    tables: BTreeMap<AppId, Spread>,
-    learners: BTreeMap<Node, usize>,
-}
-
-impl Round {
-    fn new(view: &ClusterView, memory: &BTreeMap<Gpid, Memory>) -> Self {
-        let mut cluster = Loads::of_cluster(view);
-        let mut learners: BTreeMap<Node, usize> = BTreeMap::new();
-        for (node, _) in memory.values().filter_map(|m| m.learner.as_ref()) {
-            *learners.entry(node.clone()).or_default() += 1;
-            cluster.add_copy(node);
-        }
-        Self { cluster, tables: BTreeMap::new(), learners }
-    }
+/// What holds for all partitions of one round.
+#[derive(Clone, Copy)]
+struct Around<'a> {
+    now: Millis,
+    liveness: &'a Liveness,
+    cut_off: bool,
+    usable: usize,
+    settled: bool,
 }
 
 fn wanted(config: &PartitionConfig) -> usize {
     usize::try_from(config.max_replica_count).unwrap_or(1).max(1)
 }
 
-fn assign_first(
-    config: &PartitionConfig,
-    table: &crate::view::Table,
-    liveness: &Liveness,
-    round: &mut Round,
-) -> Verdict {
-    if config.ballot != Ballot::ZERO {
-        return Verdict::Stuck("it had members once and has none: an operator must choose".into());
-    }
+fn assign_first(config: &PartitionConfig, table: &Table, liveness: &Liveness, round: &mut Round) -> Verdict {
     let nodes: Vec<Node> = liveness.usable().cloned().collect();
     let spread = round
         .tables
@@ -347,190 +476,6 @@ fn assign_first(
     match spread.place(wanted(config), &nodes, fit, &mut round.cluster) {
         Some(members) => Verdict::Act(Order::Assign { gpid: config.gpid, members }),
         None => Verdict::Wait("no node is there to hold it".into()),
-    }
-}
-
-/// One partition that has members, and what is known around it.
-struct Patient<'a> {
-    now: Millis,
-    config: &'a PartitionConfig,
-    creating: bool,
-    liveness: &'a Liveness,
-    options: &'a Options,
-    started: Millis,
-}
-
-impl Patient<'_> {
-    fn verdict(&self, memory: &mut Memory, round: &mut Round) -> Verdict {
-        let Some(primary) = &self.config.primary else { return Verdict::Healthy };
-        if !self.liveness.is_alive(primary) {
-            return self.replace_primary(memory, round, "its node is silent");
-        }
-        if self.is_missing(memory, primary) {
-            return self.replace_primary(memory, round, "its node does not hold the replica");
-        }
-        if let Some(gone) = self
-            .config
-            .secondaries
-            .iter()
-            .find(|node| !self.liveness.is_alive(node) || self.is_missing(memory, node))
-        {
-            return self.propose(memory, primary, Proposal::RemoveSecondary { node: gone.clone() });
-        }
-        match self.config.member_count() {
-            count if count > wanted(self.config) => {
-                let load = |node: &&Node| round.cluster.get(node).copies;
-                match self.config.secondaries.iter().max_by_key(load) {
-                    Some(node) => {
-                        self.propose(memory, primary, Proposal::RemoveSecondary { node: node.clone() })
-                    }
-                    None => Verdict::Healthy,
-                }
-            }
-            count if count < wanted(self.config) => self.add_member(memory, round, primary),
-            _ => Verdict::Healthy,
-        }
-    }
-
-    fn is_missing(&self, memory: &Memory, node: &Node) -> bool {
-        // A node that makes the directories of a new table gets some more time.
-        let patience = self.options.missing_ms * if self.creating { 4 } else { 1 };
-        memory.missing.get(node).is_some_and(|(first, last)| last.since(*first) >= patience)
-    }
-
-    /// All secondaries have everything that was acknowledged: any of them will do.
-    fn replace_primary(&self, memory: &mut Memory, round: &mut Round, why: &str) -> Verdict {
-        let mut heirs: Vec<&Node> = self
-            .config
-            .secondaries
-            .iter()
-            .filter(|node| self.liveness.is_alive(node) && !self.is_missing(memory, node))
-            .collect();
-        heirs.sort_by_key(|node| {
-            let load: Load = round.cluster.get(node);
-            (!self.liveness.is_fit_for_primary(node), load.primaries, load.copies)
-        });
-        if heirs.is_empty() {
-            let members: Vec<_> = self.config.members().map(Node::as_str).collect();
-            return Verdict::Stuck(format!("no member is alive: waiting for one of {}", members.join(", ")));
-        }
-        let heir = heirs[memory.asked as usize % heirs.len()].clone();
-        match self.propose(memory, &heir, Proposal::TakeOver) {
-            Verdict::Act(order) => {
-                memory.asked = memory.asked.wrapping_add(1);
-                // The next dead primary of this round goes to somebody else.
-                round.cluster.add_primary(&heir);
-                Verdict::Act(order)
-            }
-            Verdict::Wait(_) => Verdict::Wait(format!("primary: {why}; {heir} is to take over")),
-            other => other,
-        }
-    }
-
-    fn add_member(&self, memory: &mut Memory, round: &mut Round, primary: &Node) -> Verdict {
-        if let Some((node, silent_since)) = memory.learner.clone() {
-            let failed =
-                !self.liveness.is_usable(&node) || self.now.since(silent_since) > self.options.patience_ms;
-            if !failed {
-                return self.teach(memory, primary, node);
-            }
-            memory.learner = None;
-            memory.given_up.insert(node);
-        }
-        let candidate = match self.candidate(memory, round) {
-            Ok(node) => node,
-            Err(waiting) => return Verdict::Wait(waiting),
-        };
-        memory.learner = Some((candidate.clone(), self.now));
-        *round.learners.entry(candidate.clone()).or_default() += 1;
-        round.cluster.add_copy(&candidate);
-        self.teach(memory, primary, candidate)
-    }
-
-    fn teach(&self, memory: &mut Memory, primary: &Node, node: Node) -> Verdict {
-        match self.propose(memory, primary, Proposal::AddSecondary { node: node.clone() }) {
-            Verdict::Wait(_) => Verdict::Wait(format!("{node} is to learn from {primary}")),
-            other => other,
-        }
-    }
-
-    /// The node that gets the missing copy: the one that left last and is back, since it has most of the
-    /// data; else, once nobody is awaited any more, the one that holds least.
-    fn candidate(&self, memory: &mut Memory, round: &Round) -> Result<Node, String> {
-        let free =
-            |node: &Node| round.learners.get(node).copied().unwrap_or(0) < self.options.max_learners_per_node;
-        let mut given_up = std::mem::take(&mut memory.given_up);
-        let eligible = |node: &Node| self.is_there(memory, node) && !self.config.is_member(node);
-        if !self.liveness.usable().any(|node| eligible(node) && !given_up.contains(node)) {
-            // Everybody failed once: start over.
-            given_up.clear();
-        }
-        let fresh = |node: &Node| eligible(node) && !given_up.contains(node);
-        let result = self.choose(memory, round, &fresh, &free);
-        memory.given_up = given_up;
-        result
-    }
-
-    fn choose(
-        &self,
-        memory: &Memory,
-        round: &Round,
-        eligible: &dyn Fn(&Node) -> bool,
-        free: &dyn Fn(&Node) -> bool,
-    ) -> Result<Node, String> {
-        if let Some(node) = self.config.last_drops.iter().rev().find(|node| eligible(node)) {
-            return if free(node) { Ok(node.clone()) } else { Err(format!("{node} learns enough already")) };
-        }
-        if let Some((node, since)) = self.awaited(memory) {
-            let left_ms = self.options.return_ms.saturating_sub(self.now.since(since));
-            return Err(format!("waiting {} s more for {node} to come back", left_ms / 1000));
-        }
-        let mut candidates: Vec<&Node> = self.liveness.usable().filter(|node| eligible(node)).collect();
-        if candidates.is_empty() {
-            return Err("no other node is there to hold a copy".into());
-        }
-        candidates.retain(|node| free(node));
-        candidates
-            .into_iter()
-            .min_by_key(|node| round.cluster.get(node).copies)
-            .cloned()
-            .ok_or_else(|| "every other node learns enough already".into())
-    }
-
-    /// May get a replica, and has been heard since it left: a group that removed a member knows sooner that
-    /// its node is gone than its missing beacons tell.
-    fn is_there(&self, memory: &Memory, node: &Node) -> bool {
-        let last_beacon = self.liveness.get(node).map(|state| state.last_beacon);
-        self.liveness.is_usable(node) && memory.left.get(node) < last_beacon.as_ref()
-    }
-
-    /// The member that left last, while it is worth waiting for.
-    fn awaited(&self, memory: &Memory) -> Option<(&Node, Millis)> {
-        let minimum = write_minimum(self.options.min_replica_count, self.config.max_replica_count);
-        if self.config.member_count() < minimum {
-            return None;
-        }
-        let node = self.config.last_drops.last()?;
-        let since = memory.left.get(node).copied().unwrap_or(self.started);
-        (self.now.since(since) < self.options.return_ms && !self.is_there(memory, node))
-            .then_some((node, since))
-    }
-
-    /// The order, unless the same one went out a moment ago.
-    fn propose(&self, memory: &mut Memory, to: &Node, proposal: Proposal) -> Verdict {
-        let ballot = self.config.ballot;
-        if let Some((at, what, when)) = &memory.proposed
-            && *at == ballot
-            && (*what == proposal || proposal == Proposal::TakeOver)
-            && self.now.since(*when) < self.options.repeat_ms
-        {
-            return Verdict::Wait("proposed".into());
-        }
-        memory.proposed = Some((ballot, proposal.clone(), self.now));
-        Verdict::Act(Order::Propose {
-            to: to.clone(),
-            request: ProposalRequest { gpid: self.config.gpid, ballot, proposal },
-        })
     }
 }
 

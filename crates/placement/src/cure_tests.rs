@@ -2,6 +2,7 @@ use super::*;
 use crate::change;
 use crate::liveness::testing::{alive, beacon};
 use crate::view::testing::*;
+use crate::view::{Load, Loads};
 use pegasus_types::meta::ChangeRequest;
 use pegasus_types::{ChangeKind, Decree};
 
@@ -83,6 +84,7 @@ fn all_dead_is_reported_never_forced() {
     let liveness = with_dead(&[4, 5, 6], &[1, 2, 3]);
     let verdicts = cure().examine(NOW, &view, &liveness);
     assert!(matches!(&verdicts[0].1, Verdict::Stuck(why) if why.contains("34801")), "{verdicts:?}");
+    assert!(cure().diagnose(NOW, view.partition(Gpid::new(1, 0)).unwrap(), &liveness).is_some());
     let empty = PartitionConfig { ballot: Ballot(9), ..config(0, 9, 0, &[]) };
     let verdicts = cure().examine(NOW, &view_of(vec![empty]), &liveness);
     assert!(matches!(&verdicts[0].1, Verdict::Stuck(why) if why.contains("operator")), "{verdicts:?}");
@@ -280,4 +282,231 @@ fn surplus_replicas() {
     assert!(!cure.is_surplus(&stored, &liveness, &ahead, &node(4)));
     let ill = config(0, 5, 1, &[2]);
     assert!(!cure.is_surplus(&ill, &liveness, &old, &node(4)));
+}
+
+#[test]
+fn a_draining_node_gives_its_roles_at_once_and_its_copies_soon() {
+    let view = view_of(vec![config(0, 5, 1, &[2, 3]), config(1, 5, 1, &[2, 3]), config(2, 5, 2, &[1, 3])]);
+    let drain = |liveness: &mut Liveness, n, at| {
+        liveness.beacon(
+            at,
+            1_000_000_000,
+            &pegasus_types::meta::Beacon { draining: true, ..beacon(node(n)) },
+        );
+    };
+    let mut liveness = nodes(&[1, 2, 3, 4]);
+    drain(&mut liveness, 1, NOW);
+    let mut cure = cure();
+    let hand = |n| (node(1), Proposal::HandOver { to: node(n) });
+    assert_eq!(
+        proposals(cure.round(NOW, &view, &liveness)),
+        [hand(3), hand(2)],
+        "to those with fewest primaries"
+    );
+    assert_eq!(proposals(cure.round(NOW + 20, &view, &liveness)), [], "asked a moment ago");
+    drain(&mut liveness, 1, NOW + 900);
+    let got = proposals(cure.round(NOW + 1_000, &view, &liveness));
+    let want = [hand(2), hand(3), (node(2), Proposal::RemoveSecondary { node: node(1) })];
+    assert_eq!(got, want, "asked again, somebody else; and its copy is let go");
+    // A cluster that stops as a whole is left as it is.
+    for n in [2, 3, 4] {
+        drain(&mut liveness, n, NOW + 1_000);
+    }
+    assert_eq!(proposals(super::Cure::new(Options::default(), NOW).round(NOW + 9_000, &view, &liveness)), []);
+    // Where writes need it, it stays.
+    let mut two = nodes(&[1, 2, 3]);
+    drain(&mut two, 2, NOW);
+    let small = view_of(vec![config(0, 5, 1, &[2])]);
+    assert_eq!(proposals(super::Cure::new(Options::default(), NOW).round(NOW + 5_000, &small, &two)), []);
+}
+
+#[test]
+fn a_drained_node_gets_its_copy_back_when_it_returns() {
+    let mut cure = cure();
+    let before = config(0, 5, 2, &[1, 3]);
+    let remove = ChangeKind::RemoveSecondary { primary: node(2), node: node(1) };
+    let request = ChangeRequest { gpid: before.gpid, ballot: Ballot(5), kind: remove, committed: Decree(0) };
+    let after = change::apply(&before, &request).unwrap();
+    cure.changed(NOW, &before, &after);
+    let view = view_of(vec![after]);
+    let mut liveness = alive(NOW + 500, (1..=4).map(node));
+    let leaving = pegasus_types::meta::Beacon { draining: true, ..beacon(node(1)) };
+    liveness.beacon(NOW + 500, 1_000_000_000, &leaving);
+    assert_eq!(proposals(cure.round(NOW + 600, &view, &liveness)), [], "not while it drains, nor to node 4");
+    liveness.beacon(NOW + 3_000, 1_000_000_000, &beacon(node(1)));
+    let add = (node(2), Proposal::AddSecondary { node: node(1) });
+    assert_eq!(proposals(cure.round(NOW + 3_000, &view, &liveness)), [add]);
+}
+
+/// Does at once what is proposed, as the groups would, and checks that nothing is ever short of a copy. Returns how many
+/// proposals it took.
+fn settle(cure: &mut Cure, view: &mut ClusterView, alive_nodes: usize, retired: &[usize]) -> usize {
+    let (mut now, mut done, mut idle) = (NOW, 0, 0);
+    while idle < 100 {
+        now = now + 1_000;
+        let mut liveness = alive(now, (1..=alive_nodes).map(node));
+        retired.iter().for_each(|n| assert!(liveness.retire(&node(*n), true)));
+        let orders = cure.round(now, view, &liveness);
+        idle = if orders.is_empty() { idle + 1 } else { 0 };
+        for (to, gpid, proposal) in orders.into_iter().map(|order| match order {
+            Order::Propose { to, request } => (to, request.gpid, request.proposal),
+            other => panic!("{other:?}"),
+        }) {
+            let before = view.partition(gpid).unwrap().clone();
+            let kind = match proposal {
+                Proposal::AddSecondary { node } => ChangeKind::AddSecondary { primary: to, node },
+                Proposal::RemoveSecondary { node } => ChangeKind::RemoveSecondary { primary: to, node },
+                Proposal::HandOver { to: heir } => ChangeKind::HandOver { primary: to, to: heir, stay: true },
+                Proposal::TakeOver => ChangeKind::TakeOver { claimant: to },
+            };
+            let request = ChangeRequest { gpid, ballot: before.ballot, kind, committed: Decree(0) };
+            let after = change::apply(&before, &request).unwrap();
+            assert!(after.member_count() >= 3, "{before:?} -> {after:?}");
+            view.put_partition(after.clone());
+            cure.changed(now, &before, &after);
+            assert_eq!(crate::lint::lint(view), [""; 0]);
+            done += 1;
+        }
+    }
+    done
+}
+
+#[test]
+fn a_new_node_gets_its_share_and_a_retired_one_is_emptied() {
+    let spread = |on| Options {
+        balance: balance::Options { spread: on, ..balance::Options::default() },
+        ..Options::default()
+    };
+    let three = || {
+        view_of(
+            (0..16)
+                .map(|i| {
+                    config(i, 5, 1 + i as usize % 3, &[1 + (i as usize + 1) % 3, 1 + (i as usize + 2) % 3])
+                })
+                .collect(),
+        )
+    };
+    let loads = |view: &ClusterView| {
+        let loads = Loads::of_cluster(view);
+        (1..=4).map(|n| loads.get(&node(n))).map(|load| (load.primaries, load.copies)).collect::<Vec<_>>()
+    };
+    // At steady nothing is moved, but counted.
+    let (mut view, mut steady) = (three(), Cure::new(spread(false), NOW));
+    assert_eq!(settle(&mut steady, &mut view, 4, &[]), 0);
+    let planned = Counts { move_primary: 4, copy_primary: 0, copy_secondary: 12 };
+    assert_eq!(steady.planned(), planned);
+    // At lively it is.
+    let mut lively = Cure::new(spread(true), NOW);
+    let proposals = settle(&mut lively, &mut view, 4, &[]);
+    assert_eq!(loads(&view), [(4, 12); 4]);
+    assert!((4 + 2 * 12..=8 + 2 * 12).contains(&proposals), "{proposals}");
+    // A retired node is emptied at steady, too.
+    let mut steady = Cure::new(spread(false), NOW);
+    settle(&mut steady, &mut view, 4, &[4]);
+    assert_eq!(loads(&view)[3], (0, 0));
+    settle(&mut Cure::new(spread(true), NOW), &mut view, 4, &[4]);
+    let mut even = loads(&view);
+    even.sort_unstable();
+    assert_eq!(even, [(0, 0), (5, 16), (5, 16), (6, 16)]);
+    // With nowhere to go they stay.
+    let before = view.clone();
+    settle(&mut Cure::new(spread(true), NOW), &mut view, 3, &[3]);
+    assert_eq!(Loads::of_cluster(&view).get(&node(3)), Load { primaries: 0, copies: 16 });
+    assert_eq!(before.known_nodes(), view.known_nodes());
+}
+
+#[test]
+fn nothing_moves_while_something_is_ill_and_moves_end_when_it_falls_ill() {
+    let options = Options { balance: balance::Options::default(), ..Options::default() };
+    let view = view_of((0..8).map(|i| config(i, 5, 1, &[2, 3])).collect());
+    let at = |ms| alive(NOW + ms, (1..=4).map(node));
+    let mut cure = Cure::new(options.clone(), NOW);
+    assert_eq!(cure.round(NOW, &view, &at(0)), []);
+    assert_eq!(cure.looks_again_at(), Some(NOW + 10_000));
+    let begun = proposals(cure.round(NOW + 10_000, &view, &at(10_000)));
+    assert!(!begun.is_empty() && cure.moves().count() == begun.len(), "{begun:?}");
+    // Node 3 dies: every member of every group is needed to heal.
+    let mut liveness = at(10_000);
+    for n in [1, 2, 4] {
+        liveness.beacon(NOW + 25_000, 1_000_000_000, &beacon(node(n)));
+    }
+    liveness.sweep(NOW + 25_000);
+    let got = proposals(cure.round(NOW + 25_000, &view, &liveness));
+    assert!(got.iter().all(|(_, p)| *p == Proposal::RemoveSecondary { node: node(3) }), "{got:?}");
+    assert_eq!((got.len(), cure.moves().count(), cure.looks_again_at()), (8, 0, None));
+    // A creating table, a draining node: no moves either.
+    let mut creating = view.clone();
+    creating.put_info(pegasus_types::AppInfo { status: AppStatus::Creating, ..info(1, "t", 8) });
+    let mut cure = Cure::new(options, NOW);
+    cure.round(NOW, &creating, &at(0));
+    assert_eq!(cure.round(NOW + 20_000, &creating, &at(20_000)), []);
+}
+
+#[test]
+fn operators_moves() {
+    use crate::balance::{Kind, Move};
+    let view = view_of(vec![config(0, 5, 1, &[2, 3])]);
+    let liveness = nodes(&[1, 2, 3, 4]);
+    let make = |kind, from, to| Move { gpid: Gpid::new(1, 0), kind, from: node(from), to: node(to) };
+    for (what, want) in [
+        (make(Kind::MovePrimary, 1, 2), Ok((1, Proposal::HandOver { to: node(2) }))),
+        (make(Kind::CopySecondary, 2, 4), Ok((1, Proposal::AddSecondary { node: node(4) }))),
+        (make(Kind::CopyPrimary, 1, 4), Ok((1, Proposal::AddSecondary { node: node(4) }))),
+        (make(Kind::MovePrimary, 2, 3), Err("not the primary")),
+        (make(Kind::CopySecondary, 1, 4), Err("is the primary")),
+        (make(Kind::CopySecondary, 2, 3), Err("has left")),
+        (make(Kind::MovePrimary, 1, 5), Err("cannot take")),
+    ] {
+        let mut cure = cure();
+        match (cure.request_move(NOW, &view, &liveness, what.clone()), want) {
+            (Ok(()), Ok((to, proposal))) => {
+                assert_eq!(proposals(cure.round(NOW, &view, &liveness)), [(node(to), proposal)], "{what}");
+                let other = make(Kind::MovePrimary, 1, 3);
+                assert!(cure.request_move(NOW, &view, &liveness, other).unwrap_err().contains("under way"));
+                cure.stop_moves();
+                assert_eq!(proposals(cure.round(NOW + 9_000, &view, &liveness)), [], "{what}");
+            }
+            (Err(why), Err(part)) => assert!(why.contains(part), "{what}: {why}"),
+            (got, want) => panic!("{what}: {got:?} {want:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_partition_without_members_is_revived_by_the_rule() {
+    let stored = PartitionConfig { last_drops: vec![node(1), node(2)], ..config(0, 7, 0, &[]) };
+    let view = view_of(vec![stored.clone()]);
+    let liveness = nodes(&[1, 2, 3]);
+    let mut cure = cure();
+    assert_eq!(cure.round(NOW, &view, &liveness), [], "nobody has reported");
+    let copy = |ballot, committed| ReplicaReport {
+        committed: Decree(committed),
+        prepared: Decree(committed),
+        ..report(0, ballot, ReplicaStatus::Inactive)
+    };
+    cure.reported(NOW, &view, &node(1), &[copy(5, 9)]);
+    assert_eq!(cure.round(NOW, &view, &liveness), []);
+    let diagnosis = cure.diagnose(NOW, &stored, &liveness).unwrap();
+    assert!(diagnosis.reason.contains("34802"), "{diagnosis:?}");
+    assert_eq!(diagnosis.former.iter().map(|f| f.reported).collect::<Vec<_>>(), [false, true]);
+    cure.reported(NOW, &view, &node(2), &[copy(6, 9)]);
+    let order =
+        |n| Order::Assign { gpid: stored.gpid, members: Members { primary: node(n), secondaries: vec![] } };
+    assert_eq!(cure.clone().round(NOW, &view, &liveness), [order(2)]);
+    let revived = change::first(&stored, node(2), vec![]);
+    assert_eq!(revived, PartitionConfig { last_drops: vec![node(1)], ..config(0, 8, 2, &[]) });
+    cure.reported(NOW, &view, &node(2), &[]);
+    assert_eq!(cure.round(NOW, &view, &liveness), [order(1)]);
+    assert!(cure.diagnose(NOW, &config(0, 7, 1, &[2]), &liveness).is_none(), "members live");
+}
+
+#[test]
+fn the_black_list_gets_no_copies() {
+    let options = Options { black_list: BTreeSet::from([node(3)]), ..Options::default() };
+    let mut cure = Cure::new(options, NOW);
+    let view = view_of(vec![config(0, 5, 1, &[2])]);
+    let got = proposals(cure.round(NOW, &view, &nodes(&[1, 2, 3, 4])));
+    assert_eq!(got, [(node(1), Proposal::AddSecondary { node: node(4) })]);
+    let verdicts = cure.examine(NOW + 70_000, &view, &alive(NOW + 70_000, (1..=3).map(node)));
+    assert!(matches!(&verdicts[0].1, Verdict::Wait(why) if why.contains("no other node")), "{verdicts:?}");
 }

@@ -11,12 +11,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use pegasus_types::meta::ChangeRequest;
-use pegasus_types::{AppId, AppInfo, AppStatus, Gpid, PartitionConfig};
+use pegasus_types::{AppId, AppInfo, AppStatus, Ballot, ErrorCode, Gpid, Node, PartitionConfig};
 
 use crate::assign::Members;
 use crate::change::{self, Rejected};
+use crate::envs::{self, EnvChange};
+use crate::recall::{self, RecallTable};
 use crate::tables::{self, CreateTable, Created, DropTable, Limits, TableError};
-use crate::view::{ClusterView, Table};
+use crate::view::{ClusterView, FLAG_DROPPED, Table};
 
 /// Of a node in the store: 0 when created, one more with each write.
 pub type Version = i32;
@@ -99,13 +101,13 @@ impl Ledger {
         Draft { ledger: self, view: self.view.clone(), touched: BTreeSet::new() }
     }
 
-    /// Tables whose creation or drop a crash has cut in two: to be mended with [`Draft::mend`].
+    /// Tables whose creation, drop or recall a crash has cut in two: to be mended with [`Draft::mend`].
     pub fn half_done(&self) -> Vec<AppId> {
         let incomplete = |table: &&Arc<Table>| {
             let dropped = table.info.status == AppStatus::Dropped;
             table.partitions.iter().any(|config| {
                 !self.versions.contains_key(&Key::Partition(config.gpid))
-                    || (dropped && config.partition_flags & crate::view::FLAG_DROPPED == 0)
+                    || dropped != (config.partition_flags & FLAG_DROPPED != 0)
             })
         };
         self.view.tables().filter(incomplete).map(|table| table.info.app_id).collect()
@@ -167,15 +169,33 @@ impl Draft<'_> {
         Ok(next)
     }
 
-    /// The first configuration of a partition that nobody holds. False when somebody does by now.
+    /// The configuration of a partition that nobody holds. False when somebody does by now.
     pub fn assign(&mut self, gpid: Gpid, members: &Members) -> bool {
         let Some(current) = self.view.partition(gpid) else { return false };
-        let unassigned = PartitionConfig::unassigned(gpid, current.max_replica_count);
-        if **current != unassigned {
+        if current.member_count() > 0 || current.partition_flags & FLAG_DROPPED != 0 {
             return false;
         }
-        self.put(change::first(&unassigned, members.primary.clone(), members.secondaries.clone()));
+        let next = change::first(current, members.primary.clone(), members.secondaries.clone());
+        self.put(next);
         true
+    }
+
+    /// An operator's order: the partition begins again with the copy on `node`. The caller has made sure that no
+    /// member is alive.
+    ///
+    /// # Errors
+    /// There is no such partition, its table is dropped, or `at` is not the stored ballot.
+    pub fn force(&mut self, gpid: Gpid, at: Ballot, node: &Node) -> Result<PartitionConfig, Rejected> {
+        let current = self.view.partition(gpid).ok_or(Rejected::NoPartition)?;
+        if current.partition_flags & FLAG_DROPPED != 0 {
+            return Err(Rejected::Dropped);
+        }
+        if current.ballot != at {
+            return Err(Rejected::StaleBallot { stored: current.ballot, asked: at });
+        }
+        let next = change::force(current, node);
+        self.put(next.clone());
+        Ok(next)
     }
 
     /// A new table, or the one that is there with the same options.
@@ -202,6 +222,31 @@ impl Draft<'_> {
         Ok(())
     }
 
+    /// A dropped table comes back.
+    pub fn recall(
+        &mut self,
+        request: &RecallTable,
+        now_s: i64,
+        is_alive: impl Fn(&Node) -> bool,
+    ) -> Result<AppInfo, TableError> {
+        let table = recall::recall(&self.view, request, now_s, is_alive)?;
+        let info = table.info.clone();
+        self.put_table(table);
+        Ok(info)
+    }
+
+    /// Changes the settings of a table; tells what to say about it.
+    pub fn update_envs(&mut self, name: &str, change: &EnvChange) -> Result<String, TableError> {
+        let Some(table) = self.view.table_by_name(name) else {
+            return tables::refuse(ErrorCode::AppNotExist, "app cannot be found");
+        };
+        let (info, hint) = envs::update(&table.info, change)?;
+        if info != table.info {
+            self.put_info(info);
+        }
+        Ok(hint)
+    }
+
     /// Every member holds its replica: clients may have the table. False when it is not being created.
     pub fn make_available(&mut self, app_id: AppId) -> bool {
         match self.view.table(app_id) {
@@ -214,14 +259,17 @@ impl Draft<'_> {
         }
     }
 
-    /// Completes a creation or drop of which only a part was stored.
+    /// Completes a creation, drop or recall of which only a part was stored.
     pub fn mend(&mut self, app_id: AppId) {
         let Some(table) = self.view.table(app_id).cloned() else { return };
-        if table.info.status == AppStatus::Dropped {
-            for config in &tables::dropped(table.info.clone(), &table.partitions).partitions {
-                if self.view.partition(config.gpid) != Some(config) {
-                    self.put((**config).clone());
-                }
+        let whole = match table.info.status {
+            AppStatus::Dropped => tables::dropped(table.info.clone(), &table.partitions),
+            // Who lives is not known yet: the last primary is as good as any.
+            _ => recall::recalled(table.info.clone(), &table, |_| false),
+        };
+        for config in &whole.partitions {
+            if self.view.partition(config.gpid) != Some(config) {
+                self.put((**config).clone());
             }
         }
         let missing = table.partitions.iter().map(|config| Key::Partition(config.gpid));
@@ -264,7 +312,7 @@ mod tests {
     use super::*;
     use crate::lint::lint;
     use crate::view::testing::*;
-    use pegasus_types::{Ballot, ChangeKind, Decree};
+    use pegasus_types::{ChangeKind, Decree};
 
     fn create(name: &str) -> CreateTable {
         CreateTable {
@@ -359,6 +407,19 @@ mod tests {
         assert_eq!((writes[0].key, writes[0].over), (Key::Partition(Gpid::new(1, 1)), Some(5)));
         cut.adopt(writes);
         assert_eq!((cut.half_done(), lint(cut.view())), (vec![], vec![]));
+        // Recalled: the table and its first partition were stored.
+        let back = AppInfo { status: AppStatus::Available, partition_count: 2, ..info.clone() };
+        let second = cut.view().partition(Gpid::new(1, 1)).unwrap().clone();
+        let mut half = Ledger::default();
+        half.load((back, 5), vec![Some((config(0, 4, 2, &[]), 3)), Some(((*second).clone(), 6))]).unwrap();
+        assert_eq!(half.half_done(), [1]);
+        let mut draft = half.draft();
+        draft.mend(1);
+        let writes = draft.writes();
+        assert_eq!((writes.len(), writes[0].over), (1, Some(6)));
+        half.adopt(writes);
+        assert_eq!((half.half_done(), lint(half.view())), (vec![], vec![]));
+        assert_eq!(half.view().partition(Gpid::new(1, 1)).unwrap().primary, Some(node(1)));
         // Anything else that is missing is damage.
         let available = AppInfo { status: AppStatus::Available, ..info };
         assert!(Ledger::default().load((available, 0), vec![None]).is_err());

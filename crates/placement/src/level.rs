@@ -46,6 +46,16 @@ impl FunctionLevel {
     pub fn allows_cure(self) -> bool {
         self >= Self::Steady
     }
+
+    /// Moves that only even out. Below it they are counted and shown, not done.
+    pub fn allows_balance(self) -> bool {
+        self >= Self::Lively
+    }
+
+    /// By the number of the client protocol.
+    pub fn from_wire(number: i32) -> Option<Self> {
+        Self::ALL.into_iter().find(|level| *level as i32 == number)
+    }
 }
 
 impl fmt::Display for FunctionLevel {
@@ -72,20 +82,22 @@ mod tests {
 
     #[test]
     fn names_and_rights() {
-        for (name, create, change, cure) in [
-            ("stopped", false, false, false),
-            ("blind", false, false, false),
-            ("freezed", false, true, false),
-            ("fl_steady", true, true, true),
-            ("lively", true, true, true),
+        for (name, create, change, cure, balance) in [
+            ("stopped", false, false, false, false),
+            ("blind", false, false, false, false),
+            ("freezed", false, true, false, false),
+            ("fl_steady", true, true, true, false),
+            ("lively", true, true, true, true),
         ] {
             let level: FunctionLevel = name.parse().unwrap();
             assert_eq!(
-                (level.allows_create(), level.allows_change(), level.allows_cure()),
-                (create, change, cure),
+                (level.allows_create(), level.allows_change(), level.allows_cure(), level.allows_balance()),
+                (create, change, cure, balance),
                 "{name}"
             );
         }
+        assert_eq!(FunctionLevel::from_wire(300), Some(FunctionLevel::Freezed));
+        assert_eq!(FunctionLevel::from_wire(10_000), None);
         assert!("frozen".parse::<FunctionLevel>().is_err());
     }
 }

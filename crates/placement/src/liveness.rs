@@ -1,7 +1,7 @@
 //! Which nodes send beacons. Decides where replicas are put; who may serve is between the members of each
 //! group (safety-rules.md 1.6).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use pegasus_types::meta::Beacon;
 use pegasus_types::{Millis, Node};
@@ -20,7 +20,9 @@ pub struct NodeState {
     pub alive: bool,
     /// At least one beacon came to this leader: before that the node is only presumed alive.
     pub heard: bool,
+    /// It is about to end and said so.
     pub draining: bool,
+    pub draining_since: Millis,
     pub log_healthy: bool,
     /// Its wall clock minus ours.
     pub skew_us: i64,
@@ -43,12 +45,14 @@ pub struct News {
 pub struct Liveness {
     grace_ms: u64,
     nodes: BTreeMap<Node, NodeState>,
+    /// To be emptied, by an operator's order. Kept over restarts of the node, not of the leader.
+    retired: BTreeSet<Node>,
 }
 
 impl Liveness {
     /// `grace_ms`: silence after which a node counts as dead (`fd_grace_seconds`).
     pub fn new(grace_ms: u64) -> Self {
-        Self { grace_ms, nodes: BTreeMap::new() }
+        Self { grace_ms, nodes: BTreeMap::new(), retired: BTreeSet::new() }
     }
 
     /// A node that appears in the stored configurations. A new leader presumes it alive for one grace time.
@@ -59,6 +63,7 @@ impl Liveness {
             alive: true,
             heard: false,
             draining: false,
+            draining_since: now,
             log_healthy: true,
             skew_us: 0,
         });
@@ -82,6 +87,7 @@ impl Liveness {
             alive: true,
             heard: true,
             draining: beacon.draining,
+            draining_since: if state.draining { state.draining_since } else { now },
             log_healthy: beacon.log_healthy,
             skew_us,
         };
@@ -103,6 +109,7 @@ impl Liveness {
     /// Forgets dead nodes that no configuration names any more.
     pub fn forget_dead(&mut self, is_named: impl Fn(&Node) -> bool) {
         self.nodes.retain(|node, state| state.alive || is_named(node));
+        self.retired.retain(|node| self.nodes.contains_key(node));
     }
 
     pub fn nodes(&self) -> impl Iterator<Item = (&Node, &NodeState)> {
@@ -118,9 +125,40 @@ impl Liveness {
         self.nodes.get(node).is_some_and(|state| state.alive)
     }
 
+    /// Beacons arrive and its log works.
+    pub fn is_well(&self, node: &Node) -> bool {
+        self.nodes.get(node).is_some_and(|s| s.alive && s.heard && s.log_healthy)
+    }
+
+    /// It is about to end: nothing is to be promoted or put onto it, and its roles are to go.
+    pub fn is_draining(&self, node: &Node) -> bool {
+        self.nodes.get(node).is_some_and(|s| s.draining)
+    }
+
+    /// It stays, and is to be emptied.
+    pub fn is_retired(&self, node: &Node) -> bool {
+        self.retired.contains(node)
+    }
+
+    pub fn retired(&self) -> &BTreeSet<Node> {
+        &self.retired
+    }
+
+    /// An operator's order. False when the node is not known.
+    pub fn retire(&mut self, node: &Node, retired: bool) -> bool {
+        if !retired {
+            return self.retired.remove(node) || self.nodes.contains_key(node);
+        }
+        let known = self.nodes.contains_key(node);
+        if known {
+            self.retired.insert(node.clone());
+        }
+        known
+    }
+
     /// May get new replicas.
     pub fn is_usable(&self, node: &Node) -> bool {
-        self.nodes.get(node).is_some_and(|s| s.alive && s.heard && !s.draining && s.log_healthy)
+        self.is_well(node) && !self.is_draining(node) && !self.is_retired(node)
     }
 
     /// May be chosen as primary.

@@ -57,7 +57,7 @@ pub struct TableError {
     pub hint: String,
 }
 
-fn refuse<T>(code: ErrorCode, hint: impl Into<String>) -> Result<T, TableError> {
+pub(crate) fn refuse<T>(code: ErrorCode, hint: impl Into<String>) -> Result<T, TableError> {
     Err(TableError { code, hint: hint.into() })
 }
 
@@ -100,13 +100,20 @@ pub fn create(
     Ok(Created::New(Table { info, partitions }))
 }
 
-fn check(limits: &Limits, request: &CreateTable) -> Result<(), TableError> {
-    let invalid = |hint: String| refuse(ErrorCode::InvalidParameters, hint);
-    let name = &request.name;
+pub(crate) fn check_name(name: &str) -> Result<(), TableError> {
     let legal = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b':' | b'-');
     if name.is_empty() || name.len() > MAX_NAME_LEN || !name.bytes().all(legal) {
-        return invalid(format!("{name:?} is no table name: 1 to {MAX_NAME_LEN} letters, digits, _ . : -"));
+        return refuse(
+            ErrorCode::InvalidParameters,
+            format!("{name:?} is no table name: 1 to {MAX_NAME_LEN} letters, digits, _ . : -"),
+        );
     }
+    Ok(())
+}
+
+fn check(limits: &Limits, request: &CreateTable) -> Result<(), TableError> {
+    let invalid = |hint: String| refuse(ErrorCode::InvalidParameters, hint);
+    check_name(&request.name)?;
     if request.app_type != "pegasus" {
         return invalid(format!("table type {:?} is not known: pegasus", request.app_type));
     }

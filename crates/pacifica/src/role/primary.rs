@@ -430,7 +430,9 @@ impl Primary {
     fn propose(&mut self, cx: &mut Shared, env: &mut Env<'_>, proposal: Proposal) {
         match proposal {
             Proposal::AddSecondary { node } => {
+                let extra = members_beyond_wanted(cx) == 0;
                 if let Some(pupil) = self.pupils.iter_mut().find(|p| p.progress.node == node) {
+                    pupil.extra |= extra;
                     if !pupil.joined() {
                         pupil.call(cx, env);
                     }
@@ -443,7 +445,9 @@ impl Primary {
                         self.drop_pupil(cx, env, |p| p.signature == signature);
                     }
                     if self.pupils.len() < env.options.max_learners {
-                        self.pupils.push(Pupil::begin(cx, env, &node));
+                        let mut pupil = Pupil::begin(cx, env, &node);
+                        pupil.extra = extra;
+                        self.pupils.push(pupil);
                     }
                 }
             }
@@ -502,8 +506,9 @@ impl Primary {
             // It may be a member or not, and holds everything up: a new ballot settles it.
             return Some(ChangeKind::Renew { primary });
         }
-        let room = i32::try_from(cx.config.member_count()).unwrap_or(i32::MAX) < cx.config.max_replica_count;
-        let ready = self.pupils.iter().find(|p| room && p.is_ready(cx, env, self.inherited))?;
+        let beyond = members_beyond_wanted(cx);
+        let room = |p: &Pupil| beyond < 0 || (beyond == 0 && p.extra);
+        let ready = self.pupils.iter().find(|p| room(p) && p.is_ready(cx, env, self.inherited))?;
         Some(ChangeKind::AddSecondary { primary, node: ready.progress.node.clone() })
     }
 
@@ -629,4 +634,9 @@ fn leaving(cx: &Shared, me: &Node) -> bool {
 
 fn refuse(cx: &Shared, env: &mut Env<'_>, token: u64, code: ErrorCode) {
     env.out.push(Effect::Reply { gpid: cx.gpid, token, result: Err(code) });
+}
+
+/// Below 0: the group lacks members; above 0: it has one too many, while a copy moves to another node.
+fn members_beyond_wanted(cx: &Shared) -> i32 {
+    i32::try_from(cx.config.member_count()).unwrap_or(i32::MAX).saturating_sub(cx.config.max_replica_count)
 }

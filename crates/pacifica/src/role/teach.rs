@@ -27,6 +27,9 @@ pub(crate) struct Pupil {
     ended: Vec<u64>,
     /// Its addition was asked for and not surely refused: it counts as a member (safety-rules.md 1.2).
     pub asked: bool,
+    /// The meta asked for it while the group was whole: a copy moves to it, and for a while the group has one member
+    /// more than wanted.
+    pub extra: bool,
     /// A request for its addition may still be carried out.
     pub uncertain: bool,
 }
@@ -42,6 +45,7 @@ impl Pupil {
             called_at: env.now,
             ended: Vec::new(),
             asked: false,
+            extra: false,
             uncertain: false,
         };
         pupil.call(cx, env);

@@ -196,6 +196,28 @@ fn it_is_asked_for_when_it_has_all_and_grants() {
 }
 
 #[test]
+fn a_whole_group_takes_one_more_member_when_the_meta_asks_and_no_second() {
+    let teach = |rig: &mut Rig, ballot, pupil: &str, members: &str| {
+        let out = rig.propose(ballot, Proposal::AddSecondary { node: node(pupil) });
+        let [Message::Learn { signature, .. }] = sent(&out, pupil)[..] else { panic!("{out:?}") };
+        let signature = *signature;
+        rig.message(pupil, ballot, Message::Join { signature, round: 5, prepared: Decree(0) });
+        rig.all_grant(&format!("{members} {pupil}"));
+        let out = rig.message(pupil, ballot, Message::Prepared { round: 5, prepared: Decree(0) });
+        asked(&out).into_iter().cloned().collect::<Vec<_>>()
+    };
+    let mut rig = Rig::primary("a b c");
+    rig.all_grant("a b c");
+    let add = ChangeKind::AddSecondary { primary: node("a"), node: node("d") };
+    assert_eq!(teach(&mut rig, 1, "d", "a b c"), [add]);
+    rig.accept(config(2, "a b c d"));
+    for member in ["b", "c", "d"] {
+        rig.message(member, 2, Message::State { committed: Decree(0), prepared: Decree(0) });
+    }
+    assert_eq!(teach(&mut rig, 2, "e", "a b c d"), []);
+}
+
+#[test]
 fn strangers_and_the_far_behind() {
     let (mut rig, signature) = teaching();
     let out = rig.message("c", 1, Message::Join { signature: signature + 1, round: 5, prepared: Decree(0) });

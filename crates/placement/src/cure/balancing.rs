@@ -1,0 +1,133 @@
+//! Moves: which begin now, and what operators ask for.
+
+use std::collections::BTreeSet;
+
+use pegasus_types::{Gpid, Millis};
+
+use super::Cure;
+use crate::balance::moves::{self, Step};
+use crate::balance::{self, Kind, Move, Plan};
+use crate::liveness::Liveness;
+use crate::view::ClusterView;
+
+/// Moves by kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub move_primary: usize,
+    pub copy_primary: usize,
+    pub copy_secondary: usize,
+}
+
+impl Counts {
+    pub fn of(plan: &Plan) -> Self {
+        Self {
+            move_primary: plan.count(Kind::MovePrimary),
+            copy_primary: plan.count(Kind::CopyPrimary),
+            copy_secondary: plan.count(Kind::CopySecondary),
+        }
+    }
+
+    pub fn total(&self) -> usize {
+        self.move_primary + self.copy_primary + self.copy_secondary
+    }
+}
+
+impl Cure {
+    /// What would be moved now, if everything were well. `spread`: to even out too, not only to empty retired
+    /// nodes.
+    pub fn plan(&self, view: &ClusterView, liveness: &Liveness, spread: bool) -> Plan {
+        let disk_of = |gpid, node: &_| {
+            self.memory.get(&gpid).and_then(|memory| memory.holders.get(node)).map(String::as_str)
+        };
+        let usable = liveness.usable().filter(|node| !self.options.black_list.contains(node));
+        let nodes = balance::Nodes { open: usable.cloned().collect(), leaving: liveness.retired().clone() };
+        balance::plan(view, &nodes, &disk_of, &balance::Options { spread, ..self.options.balance.clone() })
+    }
+
+    /// Moves of the last plan.
+    pub fn planned(&self) -> Counts {
+        self.planned
+    }
+
+    pub fn moves(&self) -> impl Iterator<Item = &Move> {
+        self.moves.iter()
+    }
+
+    /// Lets go of all moves: what is half done is finished or taken back by the cure.
+    pub fn stop_moves(&mut self) {
+        self.moves.clear();
+    }
+
+    /// When to look again although nothing happens.
+    pub fn looks_again_at(&self) -> Option<Millis> {
+        self.moves.due_at(&self.options.pace).filter(|_| !self.is_resting)
+    }
+
+    /// An operator's move. It is carried out as soon as its partition is whole, one per partition at a time.
+    ///
+    /// # Errors
+    /// Says why it cannot be done.
+    pub fn request_move(
+        &mut self,
+        now: Millis,
+        view: &ClusterView,
+        liveness: &Liveness,
+        what: Move,
+    ) -> Result<(), String> {
+        let config =
+            view.partition(what.gpid).ok_or_else(|| format!("there is no partition {}", what.gpid))?;
+        if self.is_frozen(what.gpid) {
+            return Err(format!("{} is frozen", what.gpid));
+        }
+        if let Some(other) = self.moves.get(what.gpid).filter(|other| **other != what) {
+            return Err(format!("{other} is under way"));
+        }
+        if !liveness.is_usable(&what.to) {
+            return Err(format!("{} cannot take anything now", what.to));
+        }
+        let role = config.is_primary(&what.from);
+        if what.kind != Kind::CopySecondary && !role || what.kind == Kind::CopySecondary && role {
+            return Err(format!(
+                "{} is {}the primary of {}",
+                what.from,
+                if role { "" } else { "not " },
+                what.gpid
+            ));
+        }
+        match moves::step(config, &what) {
+            Step::Propose(_) => {
+                self.moves.begin(now, what);
+                Ok(())
+            }
+            Step::Done => Err("that is so already".to_owned()),
+            Step::Void(why) => Err(why.to_owned()),
+        }
+    }
+
+    /// Begins the next moves when everything has been well for long enough. Returns their partitions.
+    pub(super) fn begin_moves(
+        &mut self,
+        now: Millis,
+        view: &ClusterView,
+        liveness: &Liveness,
+    ) -> BTreeSet<Gpid> {
+        self.is_resting = false;
+        if self.moves.due_at(&self.options.pace).is_none_or(|due| due > now) {
+            return BTreeSet::new();
+        }
+        let spread = self.options.balance.spread;
+        let wanted = self.plan(view, liveness, true);
+        self.planned = Counts::of(&wanted);
+        let plan = if spread { wanted } else { self.plan(view, liveness, false) };
+        let chosen = moves::first_of(&plan, &self.options.pace);
+        if chosen.is_empty() {
+            self.is_resting = true;
+            self.moves.rest_until(now + self.options.pace.calm_ms);
+        }
+        for what in &chosen {
+            tracing::info!(%what, of = plan.moves.len(), "a move begins");
+            self.moves.begin(now, what.clone());
+        }
+        chosen.into_iter().map(|what| what.gpid).collect()
+    }
+}
