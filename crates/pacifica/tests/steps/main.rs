@@ -5,4 +5,5 @@ mod learning;
 mod leases;
 mod membership;
 mod rig;
+mod schedules;
 mod writes;

@@ -1,4 +1,4 @@
-//! What a review of data loss has found.
+//! Files that cannot be opened, are gone or are damaged: nothing is lost and nothing is wiped.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 

@@ -1,8 +1,4 @@
-//! Schedules that a review found: each is one order of events in which the core once went wrong.
-
-#[allow(dead_code)]
-#[path = "steps/rig.rs"]
-mod rig;
+//! Orders of events in which the core once went wrong.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,7 +10,7 @@ use pegasus_types::message::{Envelope, Grant, HeartbeatAck, Message};
 use pegasus_types::meta::{ChangeReply, Proposal, ReplicaStatus};
 use pegasus_types::{Ballot, ChangeKind, Decree, ErrorCode, Millis, Mutation, PartitionConfig};
 
-use rig::*;
+use crate::rig::*;
 
 const PAIR: (pegasus_types::Gpid, Ballot) = (GPID, Ballot(1));
 const SIGNATURE: u64 = 42;
