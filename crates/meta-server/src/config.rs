@@ -2,12 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
+use anyhow::Context;
 use pegasus_config::common::{Cluster, Core, Liveness, MetaApp, MetaList, Network};
 use pegasus_config::{Effective, Loaded, Ms, Seconds, Section, SectionInfo};
 use pegasus_placement::cure;
 use pegasus_placement::level::FunctionLevel;
 use pegasus_placement::tables::{CreateTable, Limits};
+use pegasus_zk_coordination::zk_store::{self, Access, User};
 
 pegasus_config::choice! {
     /// Where the metadata lives.
@@ -49,6 +52,8 @@ pegasus_config::section! {
         coordination: Coordination = Coordination::Embedded;
         /// Root of this cluster's metadata; unique per cluster.
         cluster_root: String = "/".to_owned(), template "/pegasus/%{cluster.name}";
+        /// Where meta-servers stand for election; empty = /lock below cluster_root.
+        distributed_lock_service_parameters: String = String::new(), template "/pegasus/%{cluster.name}/lock";
         /// What the meta-server may do at first: stopped, blind, freezed, steady or lively.
         meta_function_level_on_start: StartLevel = StartLevel::Steady;
         /// Smallest replica count of a new table.
@@ -89,6 +94,22 @@ pegasus_config::section! {
 }
 
 pegasus_config::section! {
+    /// Read when the metadata lives in ZooKeeper.
+    pub struct ZooKeeper = "zookeeper" {
+        /// Its servers, host:port,host:port.
+        hosts_list: String = String::new(), template "# %{zk.server.list}";
+        /// A meta leader that ZooKeeper does not hear for this long is replaced, in ms. The servers bound it.
+        timeout_ms: Ms = Ms::new(6_000), in Ms::new(1_000)..=Ms::new(60_000);
+        /// User of ZooKeeper's digest authentication; empty = none.
+        digest_user: String = String::new();
+        /// File with that user's password, and nothing else.
+        digest_password_file: String = String::new();
+        /// Nobody but that user may read or change the metadata. Nodes that exist keep the access that they have.
+        only_for_digest_user: bool = false;
+    }
+}
+
+pegasus_config::section! {
     pub struct Writing = "replication" {
         /// Members without which writes are refused; 0 or less = majority (one when two replicas are wanted).
         mutation_2pc_min_replica_count: i32 = 2, in -1..=15;
@@ -105,6 +126,7 @@ pub struct Config {
     pub cluster: Cluster,
     pub liveness: Liveness,
     pub meta: MetaServer,
+    pub zookeeper: ZooKeeper,
     pub writing: Writing,
     /// By the last part of their section's name.
     pub tables: BTreeMap<String, DefaultTable>,
@@ -114,7 +136,7 @@ pub struct Config {
 
 /// The sections declared here, for the list of all roles' sections. `[replication]
 /// mutation_2pc_min_replica_count` is declared by the replica-server too, alike.
-pub const SECTIONS: &[&SectionInfo] = &[MetaServer::INFO, DefaultTable::INFO];
+pub const SECTIONS: &[&SectionInfo] = &[MetaServer::INFO, DefaultTable::INFO, ZooKeeper::INFO];
 
 impl Config {
     /// Reads the sections; wrong values wait in `loaded` for its `finish`.
@@ -127,6 +149,7 @@ impl Config {
             cluster: loaded.section(),
             liveness: loaded.section(),
             meta: loaded.section(),
+            zookeeper: loaded.section(),
             writing: loaded.section(),
             tables: loaded.family(),
             effective: loaded.effective(),
@@ -136,17 +159,27 @@ impl Config {
     /// Rules across keys.
     pub fn check(&self, loaded: &mut Loaded) {
         let meta = &self.meta;
-        let mut wrong = |key, why: &str| loaded.mistake("meta_server", key, why);
         match meta.coordination {
-            Coordination::Zookeeper => wrong("coordination", "zookeeper is not supported yet: use embedded"),
-            Coordination::Embedded if self.metas.server_list.len() > 1 => wrong(
+            Coordination::Zookeeper if self.zookeeper.hosts_list.trim().is_empty() => {
+                loaded.mistake("zookeeper", "hosts_list", "is empty, and coordination = zookeeper");
+            }
+            Coordination::Zookeeper => {}
+            Coordination::Embedded if self.metas.server_list.len() > 1 => loaded.mistake(
+                "meta_server",
                 "server_list",
-                "names several meta-servers: they need ZooKeeper, the embedded store serves one",
+                "names several meta-servers: they need coordination = zookeeper, the embedded store serves one",
             ),
             Coordination::Embedded => {}
         }
         if meta.min_allowed_replica_count > meta.max_allowed_replica_count {
-            wrong("min_allowed_replica_count", "is above max_allowed_replica_count");
+            loaded.mistake("meta_server", "min_allowed_replica_count", "is above max_allowed_replica_count");
+        }
+        let zookeeper = &self.zookeeper;
+        if zookeeper.digest_user.is_empty() && zookeeper.only_for_digest_user {
+            loaded.mistake("zookeeper", "only_for_digest_user", "is set, and digest_user is empty");
+        }
+        if zookeeper.digest_user.is_empty() != zookeeper.digest_password_file.is_empty() {
+            loaded.mistake("zookeeper", "digest_user", "and digest_password_file belong together");
         }
         let view = pegasus_placement::ClusterView::default();
         for (section, table) in &self.tables {
@@ -165,6 +198,26 @@ impl Config {
     /// Directory of the embedded store.
     pub fn store_dir(&self) -> PathBuf {
         self.core.data_directory().join("meta-store")
+    }
+
+    /// Reads the password, if there is one.
+    pub fn zookeeper_options(&self) -> anyhow::Result<zk_store::Options> {
+        let config = &self.zookeeper;
+        let user = match config.digest_user.as_str() {
+            "" => None,
+            name => {
+                let file = &config.digest_password_file;
+                let password = std::fs::read_to_string(file)
+                    .with_context(|| format!("[zookeeper] digest_password_file = {file}"))?;
+                Some(User { name: name.to_owned(), password: password.trim_end().to_owned() })
+            }
+        };
+        Ok(zk_store::Options {
+            hosts: config.hosts_list.clone(),
+            session_timeout: Duration::from_millis(config.timeout_ms.as_u64()),
+            user,
+            access: if config.only_for_digest_user { Access::Creator } else { Access::Everyone },
+        })
     }
 
     pub fn limits(&self) -> Limits {
@@ -245,10 +298,34 @@ mod tests {
     }
 
     #[test]
+    fn zookeeper_with_a_password() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("password");
+        std::fs::write(&file, "secret\n").unwrap();
+        let text = format!(
+            "[meta_server]\nserver_list = a:1,b:1\ncoordination = zookeeper\n[zookeeper]\nhosts_list = z1:2181,z2\n\
+             timeout_ms = 10000\ndigest_user = me\ndigest_password_file = {}\nonly_for_digest_user = true\n",
+            file.display()
+        );
+        let config = read(&text).unwrap();
+        let want = zk_store::Options {
+            hosts: "z1:2181,z2".into(),
+            session_timeout: Duration::from_secs(10),
+            user: Some(User { name: "me".into(), password: "secret".into() }),
+            access: Access::Creator,
+        };
+        assert_eq!(config.zookeeper_options().unwrap(), want);
+        std::fs::remove_file(&file).unwrap();
+        assert!(config.zookeeper_options().unwrap_err().to_string().contains("digest_password_file"));
+    }
+
+    #[test]
     fn impossible_settings_are_told() {
         for (text, why) in [
-            ("[meta_server]\nserver_list = a:1,b:1\n", "need ZooKeeper"),
-            ("[meta_server]\ncoordination = zookeeper\n", "not supported yet"),
+            ("[meta_server]\nserver_list = a:1,b:1\n", "need coordination = zookeeper"),
+            ("[meta_server]\ncoordination = zookeeper\n", "hosts_list"),
+            ("[zookeeper]\nonly_for_digest_user = true\n", "digest_user is empty"),
+            ("[zookeeper]\ndigest_user = me\n", "belong together"),
             ("[meta_server]\ncoordination = sled\n", "embedded, zookeeper"),
             ("[meta_server]\nmeta_function_level_on_start = fast\n", "steady"),
             ("[meta_server]\nmin_allowed_replica_count = 6\n", "above max_allowed_replica_count"),

@@ -4,11 +4,12 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use axum::Router;
-use axum::extract::{Query, State};
+use axum::extract::{Query, Request, State};
 use axum::http::StatusCode;
+use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use axum::{Extension, Router};
 use pegasus_placement::view::Table;
 use pegasus_telemetry::http::{Base, json_text};
 use pegasus_telemetry::time::Calendar;
@@ -18,9 +19,11 @@ use serde_json::{Map, Value, json};
 use tokio::sync::watch;
 
 use crate::published::Published;
+use crate::role::Standing;
 use crate::service::admin;
 
-type Shown = watch::Receiver<Arc<Published>>;
+/// Put into the request by [`leader_only`].
+type Shown = Extension<Arc<Published>>;
 type Arguments = Query<HashMap<String, String>>;
 
 /// Lists the paths under `/`.
@@ -32,18 +35,33 @@ pub fn describe(base: Base) -> Base {
         .describe("/meta/app_envs", "name=<table>. Settings of one table")
 }
 
-pub fn router(shown: Shown) -> Router {
+pub fn router(standing: watch::Receiver<Standing>) -> Router {
     Router::new()
         .route("/meta/cluster", get(cluster))
         .route("/meta/nodes", get(nodes))
         .route("/meta/apps", get(apps))
         .route("/meta/app", get(app))
         .route("/meta/app_envs", get(app_envs))
-        .with_state(shown)
+        .layer(middleware::from_fn_with_state(standing, leader_only))
 }
 
-fn now(shown: &Shown) -> Arc<Published> {
-    shown.borrow().clone()
+/// Who follows sends on to the leader.
+async fn leader_only(
+    State(standing): State<watch::Receiver<Standing>>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let standing = standing.borrow().clone();
+    match (standing.shown(), standing) {
+        (Some(shown), _) => {
+            request.extensions_mut().insert(shown);
+            next.run(request).await
+        }
+        (None, Standing::Follows(Some(leader))) => {
+            pegasus_telemetry::http::redirect(leader.as_str(), request.uri())
+        }
+        (None, standing) => (StatusCode::SERVICE_UNAVAILABLE, standing.refusal().to_string()).into_response(),
+    }
 }
 
 fn ok(value: Value) -> Response {
@@ -54,13 +72,12 @@ fn table_of(fields: impl IntoIterator<Item = (&'static str, String)>) -> Value {
     Value::Object(fields.into_iter().map(|(key, value)| (key.to_owned(), Value::String(value))).collect())
 }
 
-async fn cluster(State(shown): State<Shown>) -> Response {
-    let info = admin::cluster_info(&now(&shown));
+async fn cluster(Extension(published): Shown) -> Response {
+    let info = admin::cluster_info(&published);
     ok(table_of(info.into_iter().filter(|(key, _)| *key != "cluster_name")))
 }
 
-async fn nodes(State(shown): State<Shown>, Query(query): Arguments) -> Response {
-    let published = now(&shown);
+async fn nodes(Extension(published): Shown, Query(query): Arguments) -> Response {
     let loads = published.loads();
     let mut details = Map::new();
     for (node, alive) in admin::list_nodes(&published, 0) {
@@ -85,8 +102,7 @@ async fn nodes(State(shown): State<Shown>, Query(query): Arguments) -> Response 
     ok(json!({"details": details, "summary": summary}))
 }
 
-async fn apps(State(shown): State<Shown>, Query(query): Arguments) -> Response {
-    let published = now(&shown);
+async fn apps(Extension(published): Shown, Query(query): Arguments) -> Response {
     let tables = admin::list_apps(&published, AppStatus::Available as i32, None).unwrap_or_default();
     let by_id = |show: &dyn Fn(&Table) -> Value| -> Value {
         tables.iter().map(|table| (table.info.app_id.to_string(), show(table))).collect::<Map<_, _>>().into()
@@ -149,8 +165,7 @@ fn named<'a>(published: &'a Published, query: &HashMap<String, String>) -> Resul
     table.ok_or_else(|| (StatusCode::NOT_FOUND, format!("table not found: {name:?}")).into_response().into())
 }
 
-async fn app(State(shown): State<Shown>, Query(query): Arguments) -> Response {
-    let published = now(&shown);
+async fn app(Extension(published): Shown, Query(query): Arguments) -> Response {
     let table = match named(&published, &query) {
         Ok(table) => table,
         Err(answer) => return *answer,
@@ -209,8 +224,7 @@ async fn app(State(shown): State<Shown>, Query(query): Arguments) -> Response {
     ok(answer)
 }
 
-async fn app_envs(State(shown): State<Shown>, Query(query): Arguments) -> Response {
-    let published = now(&shown);
+async fn app_envs(Extension(published): Shown, Query(query): Arguments) -> Response {
     match named(&published, &query) {
         Ok(table) => ok(json!(table.info.envs)),
         Err(answer) => *answer,

@@ -33,7 +33,7 @@ pub struct Leader {
     pub jobs: mpsc::Sender<Job>,
     pub proposer: Proposer,
     pub resolver: Resolver,
-    pub metrics: Metrics,
+    pub metrics: Rc<Metrics>,
     /// Something changed that the next round should look at soon.
     pub kick: Notify,
     pub published: watch::Sender<Arc<Published>>,
@@ -78,6 +78,7 @@ impl Leader {
             nodes: state.liveness.nodes().map(|(node, state)| (node.clone(), state.clone())).collect(),
             notes: state.notes.clone(),
             frozen: state.cure.frozen().map(|(gpid, _)| *gpid).collect(),
+            wanted_moves: state.cure.planned(),
         };
         self.metrics.show(&published);
         self.published.send_replace(Arc::new(published));

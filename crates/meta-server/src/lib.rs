@@ -3,7 +3,11 @@
 //! | module | what |
 //! |---|---|
 //! | [`config`] | the sections of the configuration that it reads |
-//! | `leader` | what the leader knows; shared by everything on the role's thread |
+//! | `session` | sessions with the metadata store, and the election in each |
+//! | `role` | who leads, as far as this meta-server knows; shared by everything on the role's thread |
+//! | `rivals` | who leads while the store is out of touch |
+//! | `term` | one term as leader, from loading to giving up |
+//! | `leader` | what the leader of one term knows |
 //! | `writer` | the only place that changes tables and configurations: decide → persist → adopt → answer |
 //! | `rounds` | who fell silent, what has to be cured, which tables are ready |
 //! | `service` | one file per caller: clients and tools, other daemons; `admin` for both RPC and HTTP |
@@ -12,7 +16,9 @@
 //! | `published` | the immutable picture for everybody who only looks |
 //!
 //! ```text
-//!  clients, tools --RPC, HTTP--> service ---jobs---> writer ---multi---> MetaStore
+//!  session --elected--> term --makes--> Leader
+//!
+//!  clients, tools --RPC, HTTP--> service ---jobs---> writer ---fenced multi---> MetaStore
 //!  replica-servers --tarpc-----> service               |
 //!        ^                          | beacons, reports  | stored
 //!        |                          v                   v
@@ -30,41 +36,35 @@ mod persist;
 mod proposer;
 mod published;
 mod resolver;
+mod rivals;
+mod role;
 mod rounds;
 mod service;
+mod session;
+mod term;
 mod writer;
 
-use std::cell::{Cell, RefCell};
-use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use pegasus_placement::cure::Cure;
-use pegasus_placement::lint::lint;
-use pegasus_placement::liveness::Liveness;
 use pegasus_rpc::listener::{self, Handlers, handler};
 use pegasus_rpc::peer::{Identity, PeerPool, PoolOptions, serve_meta_peer};
 use pegasus_rpc::wire::server::{Limits, WireServer};
-use pegasus_telemetry::{Health, Shutdown, registry};
+use pegasus_telemetry::{Shutdown, registry};
 use pegasus_types::Node;
-use pegasus_zk_coordination::tree::Tree;
-use pegasus_zk_coordination::{MetaStore, SledStore};
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use pegasus_zk_coordination::{MetaStore, SledStore, ZooKeeperStore};
 use tokio::task::JoinHandle;
 
-use crate::clock::Clock;
+use crate::config::Coordination;
 pub use crate::config::{Config, SECTIONS};
-use crate::leader::{Leader, State};
 use crate::metrics::Metrics;
-use crate::proposer::Proposer;
-use crate::published::{About, Published};
-use crate::resolver::Resolver;
-use crate::service::client_facing::ClientFacing;
-use crate::service::replica_facing::ReplicaFacing;
-use crate::writer::Job;
+use crate::role::{Role, Standing};
+use crate::service::client_facing::ClientPort;
+use crate::service::replica_facing::PeerPort;
+pub use crate::session::Stores;
 
 /// Tasks get this long to end after a shutdown.
 const STOP_WITHIN: Duration = Duration::from_secs(5);
@@ -87,27 +87,37 @@ impl Handle {
         &self.node
     }
 
-    /// Returns after the shutdown, or with an error when the metadata store is lost.
+    /// Returns after the shutdown, or with an error when an embedded metadata store is lost.
     pub async fn wait(self) -> anyhow::Result<()> {
         self.ended.await.context("the meta-server's task failed")?
     }
 }
 
-/// Starts a meta-server over the store that the configuration names. Returns when it is listening and knows
-/// the stored metadata. Needs a LocalSet.
+/// Starts a meta-server over the store that the configuration names. Needs a LocalSet.
 pub async fn start(config: Config, shutdown: Shutdown) -> anyhow::Result<Handle> {
-    let dir = config.store_dir();
-    let store =
-        tokio::task::spawn_blocking(move || SledStore::open(&dir)).await?.context("metadata store")?;
-    start_on(config, Rc::new(store), shutdown).await
+    let stores = match config.meta.coordination {
+        Coordination::Embedded => {
+            let dir = config.store_dir();
+            let store =
+                tokio::task::spawn_blocking(move || SledStore::open(&dir)).await?.context("metadata store")?;
+            Stores::One(Arc::new(store))
+        }
+        Coordination::Zookeeper => {
+            let options = config.zookeeper_options()?;
+            Stores::Sessions(Rc::new(move || {
+                let options = options.clone();
+                Box::pin(async move {
+                    let store = ZooKeeperStore::connect(&options).await?;
+                    Ok(Arc::new(store) as Arc<dyn MetaStore>)
+                })
+            }))
+        }
+    };
+    start_on(config, stores, shutdown).await
 }
 
-/// Starts a meta-server over a given store.
-pub async fn start_on(
-    config: Config,
-    store: Rc<dyn MetaStore>,
-    shutdown: Shutdown,
-) -> anyhow::Result<Handle> {
+/// Starts a meta-server over given stores. Returns when it is listening; over an embedded store when it leads.
+pub async fn start_on(config: Config, stores: Stores, shutdown: Shutdown) -> anyhow::Result<Handle> {
     let address = config.network.listen_address(config.app.ports).map_err(anyhow::Error::msg)?;
     let listener = listener::bind(address, listener::BIND_PATIENCE)
         .await
@@ -122,94 +132,20 @@ pub async fn start_on(
         metas.push(me.clone());
     }
 
-    let tree = Tree::new(&config.meta.cluster_root);
-    let cluster_id = persist::cluster_id(&*store, &tree).await?;
-    let ledger = persist::load(&*store, &tree).await?;
-    for fault in lint(ledger.view()) {
-        tracing::error!(fault, "the stored metadata is not consistent");
-    }
-    let about = Arc::new(About {
-        cluster_id: cluster_id.clone(),
-        cluster_name: config.cluster.cluster_name.clone(),
-        me: me.clone(),
-        metas,
-        store: store.describe(),
-        root: tree.root().to_owned(),
-        min_replica_count: config.writing.mutation_2pc_min_replica_count,
-    });
-
-    let role = shutdown.child();
+    let tasks = shutdown.child();
     let registry = registry::new(&config.cluster.cluster_name, "meta", me.as_str())?;
     let metrics = Metrics::new(&registry)?;
-    let identity = Rc::new(Identity::new(me.clone(), rand::random(), cluster_id));
+    let identity = Rc::new(Identity::new(me.clone(), rand::random(), ""));
     let pool = PeerPool::new(identity.clone(), PoolOptions::default(), |_| {});
-    let wants_report = Rc::new(RefCell::new(BTreeSet::new()));
-    let missed = wants_report.clone();
-    let on_missed = move |node: &Node| missed.borrow_mut().extend([node.clone()]);
-    let proposer = Proposer::new(pool.clone(), role.clone(), on_missed);
+    let effective = config.effective.clone();
+    let role = Rc::new(Role::new(config, me.clone(), metas, identity.clone(), pool.clone(), metrics));
 
-    let clock = Clock::start();
-    let now = clock.now();
-    let grace_ms = u64::try_from(config.liveness.fd_grace_seconds.0.as_millis()).unwrap_or(u64::MAX);
-    let mut liveness = Liveness::new(grace_ms);
-    // Nobody is declared dead before one grace time.
-    ledger.view().known_nodes().iter().for_each(|node| liveness.expect(now, node));
-    let (jobs, queue) = mpsc::channel(writer::MAX_JOBS);
-    let level = config.meta.meta_function_level_on_start.into();
-    let first_start = ledger.view().next_app_id() == 1;
-    let mend: Vec<_> = ledger.half_done();
-    let published = Published {
-        about: about.clone(),
-        level,
-        view: ledger.view().clone(),
-        nodes: Default::default(),
-        notes: Default::default(),
-        frozen: Vec::new(),
-    };
-    let leader = Rc::new(Leader {
-        about,
-        limits: config.limits(),
-        level: Cell::new(level),
-        clock,
-        state: RefCell::new(State {
-            ledger,
-            liveness,
-            cure: Cure::new(config.cure_options(), now),
-            notes: Default::default(),
-            proposed: Default::default(),
-            wants_report,
-            dirty: true,
-            strange_tables: BTreeSet::new(),
-        }),
-        jobs,
-        proposer,
-        resolver: Resolver::default(),
-        metrics,
-        kick: Notify::new(),
-        published: watch::Sender::new(Arc::new(published)),
-    });
-    leader.publish();
-    for app_id in mend {
-        tracing::warn!(app_id, "completing what was cut in two");
-        leader.jobs.try_send(Job::Mend(app_id)).context("job queue")?;
-    }
-    if first_start {
-        for request in config.default_tables() {
-            tracing::info!(name = request.name, "first start: creating a table");
-            let (answer, _) = oneshot::channel();
-            leader.jobs.try_send(Job::Create { request, made: None, answer }).context("job queue")?;
-        }
-    }
-
-    let health = Health::default();
     let router = {
-        let base = pegasus_telemetry::http::Base::new("meta", registry, health, &config.effective);
-        pegasus_telemetry::http::router(http::describe(base))
-            .merge(http::router(leader.published.subscribe()))
+        let base = pegasus_telemetry::http::Base::new("meta", registry, role.health.clone(), &effective);
+        pegasus_telemetry::http::router(http::describe(base)).merge(http::router(role.standing()))
     };
-    let wire = WireServer::new(me.as_str(), Limits::default(), Rc::new(ClientFacing(leader.clone())));
-    let peer_leader = leader.clone();
-    let token = role.token();
+    let wire = WireServer::new(me.as_str(), Limits::default(), Rc::new(ClientPort(role.clone())));
+    let (peer_role, token) = (role.clone(), tasks.token());
     let handlers = Handlers {
         client: Some(wire),
         http: handler(move |stream, _| {
@@ -217,31 +153,41 @@ pub async fn start_on(
             async move { pegasus_telemetry::http::serve_connection(stream, router).await }
         }),
         peer: Some(handler(move |stream, from| {
-            let (leader, identity, token) = (peer_leader.clone(), identity.clone(), token.clone());
+            let (role, identity, token) = (peer_role.clone(), identity.clone(), token.clone());
             async move {
-                let make = |remote: &_| ReplicaFacing::new(leader, remote);
+                let make = |remote: &_| PeerPort::new(role, remote);
                 if let Err(error) = serve_meta_peer(stream, &identity, make, &token).await {
                     tracing::debug!(%from, %error, "peer connection ended");
                 }
             }
         })),
     };
-    let interval = config.liveness.fd_check_interval_seconds.0;
-    role.spawn_local(listener::serve(listener, handlers, listener::Limits::default(), role.token()));
-    role.spawn_local_until(rounds::run(leader.clone(), interval));
-    tracing::info!(%me, cluster_id = leader.about.cluster_id, store = leader.about.store, "meta-server is listening");
+    tasks.spawn_local(listener::serve(listener, handlers, listener::Limits::default(), tasks.token()));
+    tasks.spawn_local_until(rivals::run(role.clone()));
+    tracing::info!(%me, ?stores, "meta-server is listening");
 
-    let ended = tokio::task::spawn_local(async move {
-        let result = role.or(writer::run(leader, queue, store, tree)).await;
-        if let Some(Err(error)) = &result {
-            tracing::error!(%error, "the meta-server stops");
+    let waits_for_lead = matches!(stores, Stores::One(_));
+    let mut standing = role.standing();
+    let mut ended = tokio::task::spawn_local(async move {
+        let result = session::run(&role, stores, &tasks).await;
+        if let Err(error) = &result {
+            tracing::error!("the meta-server stops: {error:#}");
         }
-        role.trigger();
+        tasks.trigger();
         pool.close();
-        if !role.wait_for_tasks(STOP_WITHIN).await {
+        if !tasks.wait_for_tasks(STOP_WITHIN).await {
             tracing::warn!("some tasks did not end in time");
         }
-        result.unwrap_or(Ok(())).map_err(anyhow::Error::from)
+        result
     });
+    if waits_for_lead {
+        tokio::select! {
+            _ = standing.wait_for(|now| matches!(now, Standing::Leads(_))) => {}
+            result = &mut ended => {
+                result.context("the meta-server's task failed")??;
+                anyhow::bail!("stopped before it led");
+            }
+        }
+    }
     Ok(Handle { address, node: me, ended })
 }

@@ -2,13 +2,18 @@
 
 use pegasus_placement::Ledger;
 use pegasus_placement::ledger::{Entry, Write};
-use pegasus_types::{AppId, Gpid};
+use pegasus_placement::tables::MAX_PARTITION_COUNT;
+use pegasus_types::{AppId, Gpid, PartitionConfig};
 use pegasus_zk_coordination::store::MAX_MULTI_BYTES;
 use pegasus_zk_coordination::tree::Tree;
-use pegasus_zk_coordination::{Datum, MetaStore, Op, StoreError, content};
+use pegasus_zk_coordination::{Datum, MetaStore, Op, StoreError, Version, content};
 
 /// Operations of one multi at most.
 const MAX_MULTI_OPS: usize = 2000;
+/// Room for what every multi of a leader checks.
+const FENCE_BYTES: usize = 1024;
+/// Bytes of our own operations in one multi.
+const MAX_BYTES: usize = MAX_MULTI_BYTES - FENCE_BYTES;
 
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
@@ -20,53 +25,70 @@ pub enum LoadError {
     Missing(String),
 }
 
-/// Reads everything. Never makes up what is not there (replication.md 9.2, 26).
+/// Reads everything, in two rounds however many tables there are. Never makes up what is not there
+/// (replication.md 9.2, 26).
 pub async fn load(store: &dyn MetaStore, tree: &Tree) -> Result<Ledger, LoadError> {
-    let mut ledger = Ledger::default();
     let mut ids: Vec<AppId> = Vec::new();
     for name in store.children(&tree.apps()).await? {
         let path = format!("{}/{name}", tree.apps());
         ids.push(name.parse().map_err(|_| bad(&path, "its name is no table id"))?);
     }
     ids.sort_unstable();
-    for app_id in ids {
+    let mut tables = Vec::with_capacity(ids.len());
+    let mut gpids: Vec<Gpid> = Vec::new();
+    let data = store.get_all(ids.iter().map(|id| tree.app(*id)).collect()).await?;
+    for (app_id, datum) in ids.into_iter().zip(data) {
         let path = tree.app(app_id);
-        let datum = store.get(&path).await?.ok_or_else(|| LoadError::Missing(path.clone()))?;
+        let datum = datum.ok_or_else(|| LoadError::Missing(path.clone()))?;
         let info = content::decode_app(&datum.bytes).map_err(|error| bad(&path, error))?;
         if info.app_id != app_id {
             return Err(bad(&path, format!("it says that it is table {}", info.app_id)));
         }
-        let gpids: Vec<Gpid> = (0..info.partition_count).map(|index| Gpid::new(app_id, index)).collect();
-        let paths: Vec<String> = gpids.iter().map(|gpid| tree.partition(*gpid)).collect();
-        let data = store.get_all(paths).await?;
-        let mut partitions = Vec::with_capacity(gpids.len());
-        for (gpid, datum) in gpids.into_iter().zip(data) {
+        if !(0..=MAX_PARTITION_COUNT).contains(&info.partition_count) {
+            return Err(bad(&path, format!("{} partitions are impossible", info.partition_count)));
+        }
+        gpids.extend((0..info.partition_count).map(|index| Gpid::new(app_id, index)));
+        tables.push((info, datum.version));
+    }
+    let data = store.get_all(gpids.iter().map(|gpid| tree.partition(*gpid)).collect()).await?;
+    let mut stored = gpids.into_iter().zip(data);
+    let mut ledger = Ledger::default();
+    for (info, version) in tables {
+        let mut partitions = Vec::new();
+        for (gpid, datum) in stored.by_ref().take(usize::try_from(info.partition_count).unwrap_or(0)) {
             partitions.push(match datum {
-                Some(Datum { bytes, version }) => {
-                    let path = tree.partition(gpid);
-                    let config = content::decode_partition(&bytes).map_err(|error| bad(&path, error))?;
-                    if config.gpid != gpid {
-                        return Err(bad(&path, format!("it says that it is partition {}", config.gpid)));
-                    }
-                    Some((config, version))
-                }
+                Some(datum) => Some(partition(tree, gpid, datum)?),
                 None => None,
             });
         }
-        ledger.load((info, datum.version), partitions).map_err(LoadError::Missing)?;
+        ledger.load((info, version), partitions).map_err(LoadError::Missing)?;
     }
     Ok(ledger)
+}
+
+fn partition(tree: &Tree, gpid: Gpid, datum: Datum) -> Result<(PartitionConfig, Version), LoadError> {
+    let path = tree.partition(gpid);
+    let config = content::decode_partition(&datum.bytes).map_err(|error| bad(&path, error))?;
+    if config.gpid != gpid {
+        return Err(bad(&path, format!("it says that it is partition {}", config.gpid)));
+    }
+    Ok((config, datum.version))
 }
 
 fn bad(path: &str, why: impl ToString) -> LoadError {
     LoadError::Content { path: path.into(), why: why.to_string() }
 }
 
-/// The cluster's id, made on the first start.
-pub async fn cluster_id(store: &dyn MetaStore, tree: &Tree) -> Result<String, LoadError> {
-    store.ensure_path(&tree.apps()).await?;
+/// The cluster's id, made on the first start. `known`: what this process has learned before; a store that has
+/// lost it or has another one was replaced under us.
+pub async fn cluster_id(
+    store: &dyn MetaStore,
+    tree: &Tree,
+    known: Option<&str>,
+) -> Result<String, LoadError> {
     let path = tree.cluster_id();
-    if store.get(&path).await?.is_none() {
+    if store.get(&path).await?.is_none() && known.is_none() {
+        store.ensure_path(&tree.apps()).await?;
         let fresh = uuid::Uuid::new_v4().to_string();
         match store.create(&path, fresh.into()).await {
             Ok(()) | Err(StoreError::NodeExists(_)) => {}
@@ -75,7 +97,13 @@ pub async fn cluster_id(store: &dyn MetaStore, tree: &Tree) -> Result<String, Lo
     }
     let datum = store.get(&path).await?.ok_or_else(|| LoadError::Missing(path.clone()))?;
     let id = String::from_utf8(datum.bytes.to_vec()).map_err(|error| bad(&path, error))?;
-    if id.is_empty() { Err(bad(&path, "it is empty")) } else { Ok(id) }
+    match known {
+        _ if id.is_empty() => Err(bad(&path, "it is empty")),
+        Some(known) if known != id => {
+            Err(bad(&path, format!("it names cluster {id}; this meta-server belongs to cluster {known}")))
+        }
+        _ => Ok(id),
+    }
 }
 
 pub fn op(tree: &Tree, write: &Write) -> Op {
@@ -97,7 +125,7 @@ pub fn chunks(tree: &Tree, writes: Vec<Write>) -> Vec<(Vec<Write>, Vec<Op>)> {
         let op = op(tree, &write);
         bytes += op.bytes_len();
         match chunks.last_mut() {
-            Some((writes, ops)) if bytes <= MAX_MULTI_BYTES && ops.len() < MAX_MULTI_OPS => {
+            Some((writes, ops)) if bytes <= MAX_BYTES && ops.len() < MAX_MULTI_OPS => {
                 writes.push(write);
                 ops.push(op);
             }
@@ -135,8 +163,11 @@ mod tests {
     async fn what_is_stored_is_loaded_and_large_tables_are_cut() {
         let store: &dyn MetaStore = &MemoryStore::default();
         let tree = Tree::new("/pegasus/c");
-        let id = cluster_id(store, &tree).await.unwrap();
-        assert_eq!(cluster_id(store, &tree).await.unwrap(), id);
+        let id = cluster_id(store, &tree, None).await.unwrap();
+        assert_eq!(cluster_id(store, &tree, None).await.unwrap(), id);
+        assert_eq!(cluster_id(store, &tree, Some(&id)).await.unwrap(), id);
+        let other = cluster_id(store, &tree, Some("other")).await.unwrap_err().to_string();
+        assert!(other.contains("belongs to cluster other"), "{other}");
         let mut ledger = load(store, &tree).await.unwrap();
         assert_eq!(ledger, Ledger::default());
 
@@ -145,7 +176,7 @@ mod tests {
         let chunks = chunks(&tree, draft.writes());
         assert!(chunks.len() > 4, "{}", chunks.len());
         for (writes, ops) in chunks {
-            assert!(ops.iter().map(Op::bytes_len).sum::<usize>() <= MAX_MULTI_BYTES);
+            assert!(ops.iter().map(Op::bytes_len).sum::<usize>() <= MAX_BYTES);
             store.multi(ops).await.unwrap();
             ledger.adopt(writes);
         }
@@ -154,22 +185,33 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn an_emptied_store_is_not_taken_for_a_new_cluster() {
+        let store: &dyn MetaStore = &MemoryStore::default();
+        let tree = Tree::new("/pegasus/c");
+        let lost = cluster_id(store, &tree, Some("known")).await;
+        assert!(matches!(lost, Err(LoadError::Missing(_))), "{lost:?}");
+        assert_eq!(store.get(&tree.apps()).await, Ok(None), "nothing was made");
+    }
+
+    #[tokio::test]
     async fn damage_is_told_with_its_path() {
         let tree = Tree::new("/");
         let app = r#"{"status":"app_status::AS_AVAILABLE","app_name":"t","app_id":1,"partition_count":2}"#;
+        let huge = app.replace(":2}", ":2000000000}");
         let good = r#"{"pid":"1.0","ballot":1}"#;
         for (nodes, want) in [
             (vec![("/apps/x", "")], "/apps/x"),
             (vec![("/apps/1", "{")], "/apps/1"),
             (vec![("/apps/2", app)], "says that it is table 1"),
+            (vec![("/apps/1", &huge)], "2000000000 partitions"),
             (vec![("/apps/1", app)], "partition 1.0 of table t is missing"),
             (vec![("/apps/1", app), ("/apps/1/0", good), ("/apps/1/1", "")], "/apps/1/1"),
             (vec![("/apps/1", app), ("/apps/1/0", good), ("/apps/1/1", good)], "it is partition 1.0"),
         ] {
             let store: &dyn MetaStore = &MemoryStore::default();
-            cluster_id(store, &tree).await.unwrap();
+            cluster_id(store, &tree, None).await.unwrap();
             for (path, data) in nodes {
-                store.create(path, data.into()).await.unwrap();
+                store.create(path, data.to_owned().into()).await.unwrap();
             }
             let error = load(store, &tree).await.unwrap_err().to_string();
             assert!(error.contains(want), "{error}");

@@ -5,15 +5,16 @@
 //! written, everything is loaded again and the same jobs are decided once more: those that were done are
 //! recognised.
 
-use std::rc::Rc;
 use std::time::Duration;
 
 use pegasus_placement::assign::Members;
 use pegasus_placement::change::Rejected;
+use pegasus_placement::envs::EnvChange;
+use pegasus_placement::recall::RecallTable;
 use pegasus_placement::tables::{CreateTable, DropTable, TableError};
 use pegasus_placement::{Draft, ledger::Write};
 use pegasus_types::meta::{ChangeReply, ChangeRequest};
-use pegasus_types::{AppId, ErrorCode, Gpid};
+use pegasus_types::{AppId, AppInfo, Ballot, ErrorCode, Gpid, Node};
 use pegasus_zk_coordination::tree::Tree;
 use pegasus_zk_coordination::{MetaStore, StoreError};
 use tokio::sync::{mpsc, oneshot};
@@ -50,7 +51,27 @@ pub enum Job {
         made: Option<AppId>,
         answer: oneshot::Sender<Result<(), TableError>>,
     },
-    /// First configurations, from the cure.
+    Recall {
+        request: RecallTable,
+        /// An earlier try has recalled it.
+        made: bool,
+        answer: oneshot::Sender<Result<AppInfo, TableError>>,
+    },
+    Envs {
+        name: String,
+        change: EnvChange,
+        /// Gets what to say about it.
+        answer: oneshot::Sender<Result<String, TableError>>,
+    },
+    /// An operator's order: the partition begins again with this node's copy.
+    Force {
+        gpid: Gpid,
+        /// The stored one.
+        ballot: Ballot,
+        node: Node,
+        answer: oneshot::Sender<Result<(), String>>,
+    },
+    /// Configurations of partitions without members, from the cure.
     Assign(Vec<(Gpid, Members)>),
     /// Every member of the table's partitions holds its replica.
     Available(AppId),
@@ -62,26 +83,33 @@ enum Outcome {
     Change(ChangeReply),
     Created(Result<AppId, TableError>),
     Dropped(Result<(), TableError>),
+    Forced(Result<(), String>),
+    Recalled(Result<AppInfo, TableError>),
+    Envs(Result<String, TableError>),
     Nothing,
 }
 
-/// Why the meta-server cannot go on.
+/// Why the leader cannot go on.
 #[derive(Debug, thiserror::Error)]
 pub enum WriterError {
+    /// Nothing of the last write was done.
+    #[error("another meta-server was elected")]
+    NotLeader,
     #[error("the metadata store is lost: {0}")]
     Store(StoreError),
-    #[error("the metadata cannot be loaded again: {0}")]
+    #[error("the metadata cannot be loaded: {0}")]
     Load(#[from] persist::LoadError),
     #[error("a write failed {MAX_TRIES} times: {0}")]
     Stubborn(StoreError),
 }
 
-/// Runs until the store is lost or nobody can send jobs any more.
+/// Runs until the store is lost or nobody can send jobs any more. `store` is fenced: it refuses the writes of who
+/// leads no longer.
 pub async fn run(
-    leader: Rc<Leader>,
-    mut jobs: mpsc::Receiver<Job>,
-    store: Rc<dyn MetaStore>,
-    tree: Tree,
+    leader: &Leader,
+    jobs: &mut mpsc::Receiver<Job>,
+    store: &dyn MetaStore,
+    tree: &Tree,
 ) -> Result<(), WriterError> {
     while let Some(first) = jobs.recv().await {
         let mut batch = vec![first];
@@ -90,7 +118,7 @@ pub async fn run(
         {
             batch.push(job);
         }
-        process(&leader, batch, &*store, &tree).await?;
+        process(leader, batch, store, tree).await?;
         leader.publish();
         leader.touch();
     }
@@ -113,6 +141,7 @@ async fn process(
                 batch.into_iter().zip(outcomes).for_each(|(job, outcome)| answer(job, outcome));
                 return Ok(());
             }
+            Err(StoreError::NotLeader) => return Err(WriterError::NotLeader),
             Err(error @ (StoreError::SessionOver | StoreError::Failed(_))) => {
                 return Err(WriterError::Store(error));
             }
@@ -194,6 +223,32 @@ fn decide(leader: &Leader, batch: &mut [Job]) -> (Vec<Outcome>, Vec<Write>) {
             Job::Drop { request, made, .. } => {
                 *made = draft.view().table_by_name(&request.name).map(|table| table.info.app_id);
                 Outcome::Dropped(draft.drop_table(&leader.limits, request, now_s))
+            }
+            Job::Recall { request, made: true, .. }
+                if draft.view().table(request.app_id).is_some_and(|table| !table.is_dropped()) =>
+            {
+                draft.mend(request.app_id);
+                let info = draft.view().table(request.app_id).map(|table| table.info.clone());
+                Outcome::Recalled(info.ok_or_else(|| refused("recall")))
+            }
+            Job::Recall { .. } if !level.allows_change() => Outcome::Recalled(Err(refused("recall"))),
+            Job::Recall { request, made, .. } => {
+                let recalled = draft.recall(request, now_s, |node| state.liveness.is_alive(node));
+                *made |= recalled.is_ok();
+                Outcome::Recalled(recalled)
+            }
+            Job::Envs { .. } if !level.allows_change() => {
+                Outcome::Envs(Err(refused("a change of settings")))
+            }
+            Job::Envs { name, change, .. } => Outcome::Envs(draft.update_envs(name, change)),
+            Job::Force { gpid, ballot, node, .. } => {
+                let stored = draft.view().partition(*gpid);
+                // An earlier try has stored it.
+                let again = stored.is_some_and(|c| c.ballot == ballot.next() && c.is_primary(node));
+                Outcome::Forced(match draft.force(*gpid, *ballot, node) {
+                    Err(why) if !again => Err(why.to_string()),
+                    _ => Ok(()),
+                })
             }
             Job::Assign(list) => {
                 for (gpid, members) in list {
@@ -294,6 +349,21 @@ fn answer(job: Job, outcome: Outcome) {
             }
             let _ = answer.send(result);
         }
+        (Job::Recall { request, answer, .. }, Outcome::Recalled(result)) => {
+            match &result {
+                Ok(info) => tracing::info!(app_id = info.app_id, name = info.name, "table recalled"),
+                Err(error) => tracing::info!(app_id = request.app_id, %error, "table not recalled"),
+            }
+            let _ = answer.send(result);
+        }
+        (Job::Envs { name, change, answer }, Outcome::Envs(result)) => {
+            match &result {
+                Ok(_) => tracing::info!(name, ?change, "settings of a table changed"),
+                Err(error) => tracing::info!(name, %error, "settings of a table not changed"),
+            }
+            let _ = answer.send(result);
+        }
+        (Job::Force { answer, .. }, Outcome::Forced(result)) => drop(answer.send(result)),
         (Job::Available(app_id), _) => tracing::info!(app_id, "every member holds its replica"),
         _ => {}
     }

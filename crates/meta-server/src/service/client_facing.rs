@@ -4,34 +4,39 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use pegasus_placement::ClusterView;
+use pegasus_placement::envs::EnvChange;
+use pegasus_placement::recall::RecallTable;
 use pegasus_placement::tables::{CreateTable, DropTable, TableError};
 use pegasus_rpc::wire::meta::*;
 use pegasus_rpc::wire::{
     AdminRequest, AdminResponse, ClientService, ErrorName, ReplyTo, Request, RequestHead,
 };
 use pegasus_telemetry::version;
-use pegasus_types::{AppId, AppStatus, ErrorCode};
+use pegasus_types::{AppId, AppInfo, AppStatus, ErrorCode};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::admin;
+use super::{admin, commands, orders};
 use crate::leader::Leader;
 use crate::published::Published;
+use crate::resolver::Resolver;
+use crate::role::Role;
 use crate::writer::Job;
 
 /// How long the answer to a creation waits for the table's replicas. Clients give a creation tens of seconds.
 const CREATION_WAIT: Duration = Duration::from_secs(10);
 
-/// Answers clients; reads at once, changes when they are stored.
+/// Answers clients: as the leader, from what is known while the store is away, or with the leader's address.
 #[derive(Clone, Debug)]
-pub struct ClientFacing(pub Rc<Leader>);
+pub struct ClientPort(pub Rc<Role>);
 
-impl ClientService for ClientFacing {
+impl ClientService for ClientPort {
     fn call(&self, _head: RequestHead, _frame_bytes: usize, request: Request, reply: ReplyTo) {
         match request {
-            Request::QueryConfig(request) => reply.query_config(self.query_config(&request)),
+            Request::QueryConfig(request) => self.query_config(&request, reply),
             Request::Admin(request) => self.admin(request, reply),
-            Request::RemoteCommand(command) => reply.text(remote_command(&command)),
+            Request::RemoteCommand(command) => reply.text(self.remote_command(&command)),
             // Data requests belong to replica-servers; negotiation is answered by the connection.
             Request::Read(_) | Request::Write(_) | Request::Negotiation(_) => {
                 reply.error(ErrorCode::HandlerNotFound);
@@ -40,57 +45,149 @@ impl ClientService for ClientFacing {
     }
 }
 
-impl ClientFacing {
-    /// wire-protocol.md 7.1.
-    pub fn query_config(&self, request: &QueryConfigRequest) -> QueryConfigResponse {
-        let state = self.0.state.borrow();
-        let Some(table) = state.ledger.view().table_by_name(&request.app_name) else {
-            return QueryConfigResponse::error(ErrorCode::ObjectNotFound);
-        };
-        match table.info.status {
-            AppStatus::Available => {}
-            AppStatus::Dropping => return QueryConfigResponse::error(ErrorCode::BusyDropping),
-            _ => return QueryConfigResponse::error(ErrorCode::BusyCreating),
+impl ClientPort {
+    fn query_config(&self, request: &QueryConfigRequest, reply: ReplyTo) {
+        let resolver = &self.0.resolver;
+        if let Some(leader) = self.0.leader() {
+            let state = leader.state.borrow();
+            return reply.query_config(layout(state.ledger.view(), resolver, request));
         }
-        let configuration = |config| PartitionConfiguration::new(config, |node| self.0.resolver.get(node));
-        let indices = request.partition_indices.iter().filter_map(|index| usize::try_from(*index).ok());
-        let mut partitions: Vec<_> =
-            indices.filter_map(|index| table.partitions.get(index)).map(|c| configuration(c)).collect();
-        if partitions.is_empty() {
-            partitions = table.partitions.iter().map(|c| configuration(c)).collect();
-        }
-        QueryConfigResponse {
-            err: ErrorName(ErrorCode::Ok),
-            app_id: table.info.app_id,
-            partition_count: table.info.partition_count,
-            is_stateful: true,
-            partitions,
+        let standing = self.0.now();
+        reply.query_config(match (standing.shown(), standing.refusal()) {
+            (Some(last), _) => layout(&last.view, resolver, request),
+            (None, ErrorCode::ForwardToOthers) => {
+                QueryConfigResponse::forward(self.0.other_leader_address())
+            }
+            (None, code) => QueryConfigResponse::error(code),
+        });
+    }
+
+    fn remote_command(&self, command: &RemoteCommand) -> String {
+        match self.0.leader() {
+            Some(leader) => commands::execute(&leader, &command.cmd, &command.arguments)
+                .unwrap_or_else(|| remote_command(command)),
+            None if command.cmd.starts_with("meta.") => {
+                "ERR: this meta-server does not lead; cluster_info names the leader".to_owned()
+            }
+            None => remote_command(command),
         }
     }
 
     fn admin(&self, request: AdminRequest, reply: ReplyTo) {
+        if let Some(leader) = self.0.leader() {
+            return ClientFacing(leader).admin(request, reply);
+        }
+        let standing = self.0.now();
+        let known = standing.shown().and_then(|last| look(&last, &self.0.resolver, &request));
+        reply.admin(known.unwrap_or_else(|| refusal(&request, standing.refusal())));
+    }
+}
+
+/// Where a table lives (wire-protocol.md 7.1).
+fn layout(view: &ClusterView, resolver: &Resolver, request: &QueryConfigRequest) -> QueryConfigResponse {
+    let Some(table) = view.table_by_name(&request.app_name) else {
+        return QueryConfigResponse::error(ErrorCode::ObjectNotFound);
+    };
+    match table.info.status {
+        AppStatus::Available => {}
+        AppStatus::Dropping => return QueryConfigResponse::error(ErrorCode::BusyDropping),
+        _ => return QueryConfigResponse::error(ErrorCode::BusyCreating),
+    }
+    let configuration = |config| PartitionConfiguration::new(config, |node| resolver.get(node));
+    let indices = request.partition_indices.iter().filter_map(|index| usize::try_from(*index).ok());
+    let mut partitions: Vec<_> =
+        indices.filter_map(|index| table.partitions.get(index)).map(|c| configuration(c)).collect();
+    if partitions.is_empty() {
+        partitions = table.partitions.iter().map(|c| configuration(c)).collect();
+    }
+    QueryConfigResponse {
+        err: ErrorName(ErrorCode::Ok),
+        app_id: table.info.app_id,
+        partition_count: table.info.partition_count,
+        is_stateful: true,
+        partitions,
+    }
+}
+
+/// Answers who only looks; None = it is a change.
+fn look(published: &Published, resolver: &Resolver, request: &AdminRequest) -> Option<AdminResponse> {
+    Some(match request {
+        AdminRequest::ListApps(request) => AdminResponse::ListApps(list_apps(published, request)),
+        AdminRequest::ListNodes(request) => {
+            AdminResponse::ListNodes(list_nodes(published, resolver, request))
+        }
+        AdminRequest::ClusterInfo(_) => {
+            let (keys, values) =
+                admin::cluster_info(published).into_iter().map(|(k, v)| (k.to_owned(), v)).unzip();
+            let err = ErrorName(ErrorCode::Ok);
+            AdminResponse::ClusterInfo(ClusterInfoResponse { err, keys, values })
+        }
+        _ => return None,
+    })
+}
+
+/// The same error to whatever was asked.
+fn refusal(request: &AdminRequest, code: ErrorCode) -> AdminResponse {
+    let err = ErrorName(code);
+    match request {
+        AdminRequest::CreateApp(_) => AdminResponse::CreateApp(CreateAppResponse { err, appid: 0 }),
+        AdminRequest::DropApp(_) => AdminResponse::DropApp(DropAppResponse { err }),
+        AdminRequest::RecallApp(_) => {
+            AdminResponse::RecallApp(RecallAppResponse { err, info: AppInfoMessage::default() })
+        }
+        AdminRequest::ListApps(_) => {
+            AdminResponse::ListApps(ListAppsResponse { err, infos: Vec::new(), hint_message: None })
+        }
+        AdminRequest::ListNodes(_) => {
+            AdminResponse::ListNodes(ListNodesResponse { err, infos: Vec::new() })
+        }
+        AdminRequest::ClusterInfo(_) => AdminResponse::ClusterInfo(ClusterInfoResponse {
+            err,
+            keys: Vec::new(),
+            values: Vec::new(),
+        }),
+        AdminRequest::UpdateAppEnv(_) => {
+            AdminResponse::UpdateAppEnv(UpdateAppEnvResponse { err, hint_message: String::new() })
+        }
+        AdminRequest::ControlMeta(_) => {
+            AdminResponse::ControlMeta(ControlMetaResponse { err, old_level: LEVEL_READ_ONLY })
+        }
+        AdminRequest::ProposeBalancer(_) => AdminResponse::ProposeBalancer(BalancerResponse { err }),
+        AdminRequest::DddDiagnose(_) => {
+            AdminResponse::DddDiagnose(DddDiagnoseResponse { err, partitions: Vec::new() })
+        }
+    }
+}
+
+/// The leader's answers; changes when they are stored.
+#[derive(Clone, Debug)]
+struct ClientFacing(Rc<Leader>);
+
+impl ClientFacing {
+    fn admin(&self, request: AdminRequest, reply: ReplyTo) {
+        if let Some(answer) = look(&self.0.published.borrow(), &self.0.resolver, &request) {
+            return reply.admin(answer);
+        }
         match request {
             AdminRequest::CreateApp(request) => self.create(request, reply),
             AdminRequest::DropApp(request) => self.drop_app(request, reply),
-            AdminRequest::ListApps(request) => reply.admin(AdminResponse::ListApps(self.list_apps(&request))),
-            AdminRequest::ListNodes(request) => {
-                reply.admin(AdminResponse::ListNodes(self.list_nodes(&request)));
+            AdminRequest::RecallApp(request) => self.recall(request, reply),
+            AdminRequest::UpdateAppEnv(request) => self.update_envs(request, reply),
+            AdminRequest::ControlMeta(request) => {
+                reply.admin(AdminResponse::ControlMeta(orders::control(&self.0, &request)));
             }
-            AdminRequest::ClusterInfo(_) => {
-                let published = self.0.published.borrow();
-                let (keys, values) =
-                    admin::cluster_info(&published).into_iter().map(|(k, v)| (k.to_owned(), v)).unzip();
-                let err = ErrorName(ErrorCode::Ok);
-                reply.admin(AdminResponse::ClusterInfo(ClusterInfoResponse { err, keys, values }));
+            AdminRequest::ProposeBalancer(request) => {
+                let leader = self.0.clone();
+                tokio::task::spawn_local(async move {
+                    let err = ErrorName(orders::propose(&leader, request).await);
+                    reply.admin(AdminResponse::ProposeBalancer(BalancerResponse { err }));
+                });
             }
-            AdminRequest::RecallApp(_) => reply.admin(AdminResponse::RecallApp(RecallAppResponse {
-                err: ErrorName(ErrorCode::NotImplemented),
-                info: AppInfoMessage::default(),
-            })),
-            AdminRequest::UpdateAppEnv(_) => reply.admin(AdminResponse::UpdateAppEnv(UpdateAppEnvResponse {
-                err: ErrorName(ErrorCode::NotImplemented),
-                hint_message: "settings of a table are given when it is created".into(),
-            })),
+            AdminRequest::DddDiagnose(request) => {
+                reply.admin(AdminResponse::DddDiagnose(orders::diagnose(&self.0, request.pid.0)));
+            }
+            // They look only.
+            AdminRequest::ListApps(_) | AdminRequest::ListNodes(_) | AdminRequest::ClusterInfo(_) => {}
         }
     }
 
@@ -140,6 +237,39 @@ impl ClientFacing {
         );
     }
 
+    fn recall(&self, request: RecallAppRequest, reply: ReplyTo) {
+        let request = RecallTable { app_id: request.app_id, name: request.new_app_name };
+        self.write(
+            |answer| Job::Recall { request, made: false, answer },
+            move |result: Result<AppInfo, TableError>| {
+                let (err, info) = match result {
+                    Ok(info) => (ErrorCode::Ok, AppInfoMessage::from(&info)),
+                    Err(error) => (error.code, AppInfoMessage::default()),
+                };
+                reply.admin(AdminResponse::RecallApp(RecallAppResponse { err: ErrorName(err), info }));
+            },
+        );
+    }
+
+    fn update_envs(&self, request: UpdateAppEnvRequest, reply: ReplyTo) {
+        let answer = |err, hint_message| {
+            AdminResponse::UpdateAppEnv(UpdateAppEnvResponse { err: ErrorName(err), hint_message })
+        };
+        let change = match env_change(&request) {
+            Ok(change) => change,
+            Err(why) => return reply.admin(answer(ErrorCode::InvalidParameters, why.to_owned())),
+        };
+        self.write(
+            |answer| Job::Envs { name: request.app_name, change, answer },
+            move |result: Result<String, TableError>| {
+                reply.admin(match result {
+                    Ok(hint) => answer(ErrorCode::Ok, hint),
+                    Err(error) => answer(error.code, error.hint),
+                });
+            },
+        );
+    }
+
     /// Hands a job to the writer and answers when it is done.
     fn write<T: 'static>(
         &self,
@@ -152,37 +282,51 @@ impl ClientFacing {
             return done(error(ErrorCode::Busy, "too many changes wait"));
         }
         tokio::task::spawn_local(async move {
-            let lost = |_| error(ErrorCode::ServiceNotActive, "the meta-server lost its store");
+            // It was begun: whether it was stored is not known.
+            let lost = |_| error(ErrorCode::Timeout, "the store did not answer before the leader's term ended");
             done(answered.await.unwrap_or_else(lost));
         });
     }
+}
 
-    fn list_apps(&self, request: &ListAppsRequest) -> ListAppsResponse {
-        let published = self.0.published.borrow();
-        let pattern = request.app_name_pattern.as_deref().map(|text| (text, request.match_type.unwrap_or(2)));
-        match admin::list_apps(&published, request.status, pattern) {
-            Ok(tables) => ListAppsResponse {
-                err: ErrorName(ErrorCode::Ok),
-                infos: tables.into_iter().map(|table| AppInfoMessage::from(&table.info)).collect(),
-                hint_message: None,
-            },
-            Err(code) => ListAppsResponse {
-                err: ErrorName(code),
-                infos: Vec::new(),
-                hint_message: Some("this kind of name pattern is not supported".into()),
-            },
-        }
+/// admin-protocol.md 4.4.
+fn env_change(request: &UpdateAppEnvRequest) -> Result<EnvChange, &'static str> {
+    let keys = request.keys.as_deref().unwrap_or_default();
+    let values = request.values.as_deref().unwrap_or_default();
+    match request.op {
+        APP_ENV_SET if keys.is_empty() => Err("there is nothing to set"),
+        APP_ENV_SET if keys.len() != values.len() => Err("there must be as many values as keys"),
+        APP_ENV_SET => Ok(EnvChange::Set(keys.iter().cloned().zip(values.iter().cloned()).collect())),
+        APP_ENV_DEL if keys.is_empty() => Err("there is nothing to delete"),
+        APP_ENV_DEL => Ok(EnvChange::Delete(keys.to_vec())),
+        APP_ENV_CLEAR => Ok(EnvChange::Clear(request.clear_prefix.clone().unwrap_or_default())),
+        _ => Err("the operation must be 1 (set), 2 (delete) or 3 (clear)"),
     }
+}
 
-    fn list_nodes(&self, request: &ListNodesRequest) -> ListNodesResponse {
-        let published = self.0.published.borrow();
-        let info = |(node, alive)| {
-            let status = if alive { NODE_ALIVE } else { NODE_UNALIVE };
-            NodeInfo { status, node: Address(self.0.resolver.get(node)) }
-        };
-        let infos = admin::list_nodes(&published, request.status).into_iter().map(info).collect();
-        ListNodesResponse { err: ErrorName(ErrorCode::Ok), infos }
+fn list_apps(published: &Published, request: &ListAppsRequest) -> ListAppsResponse {
+    let pattern = request.app_name_pattern.as_deref().map(|text| (text, request.match_type.unwrap_or(2)));
+    match admin::list_apps(published, request.status, pattern) {
+        Ok(tables) => ListAppsResponse {
+            err: ErrorName(ErrorCode::Ok),
+            infos: tables.into_iter().map(|table| AppInfoMessage::from(&table.info)).collect(),
+            hint_message: None,
+        },
+        Err(code) => ListAppsResponse {
+            err: ErrorName(code),
+            infos: Vec::new(),
+            hint_message: Some("this kind of name pattern is not supported".into()),
+        },
     }
+}
+
+fn list_nodes(published: &Published, resolver: &Resolver, request: &ListNodesRequest) -> ListNodesResponse {
+    let info = |(node, alive)| {
+        let status = if alive { NODE_ALIVE } else { NODE_UNALIVE };
+        NodeInfo { status, node: Address(resolver.get(node)) }
+    };
+    let infos = admin::list_nodes(published, request.status).into_iter().map(info).collect();
+    ListNodesResponse { err: ErrorName(ErrorCode::Ok), infos }
 }
 
 /// A table that was stored a moment ago may not be shown yet: that is creating, too.
@@ -190,7 +334,7 @@ fn is_creating(shown: &Published, app_id: AppId) -> bool {
     shown.view.table(app_id).is_none_or(|table| table.info.status == AppStatus::Creating)
 }
 
-/// Commands that operators type; an unknown one is answered with the list.
+/// Commands of every meta-server; an unknown one is answered with the list.
 fn remote_command(command: &RemoteCommand) -> String {
     match command.cmd.as_str() {
         "server-info" => serde_json::json!({
@@ -199,8 +343,8 @@ fn remote_command(command: &RemoteCommand) -> String {
             "git_SHA": version::GIT_COMMIT,
         })
         .to_string(),
-        "help" => HELP.to_owned(),
-        other => format!("unknown command '{other}'\n{HELP}"),
+        "help" => format!("{HELP}\n{}", commands::HELP),
+        other => format!("unknown command '{other}'\n{HELP}\n{}", commands::HELP),
     }
 }
 

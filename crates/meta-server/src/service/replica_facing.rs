@@ -15,21 +15,39 @@ use tokio::sync::oneshot;
 
 use crate::clock::{wall_s, wall_us};
 use crate::leader::{Leader, report_frozen};
+use crate::role::Role;
 use crate::writer::Job;
 
-/// One connection's handler.
+/// One connection's handler: answers as the leader, or names it.
 #[derive(Clone, Debug)]
-pub struct ReplicaFacing {
-    leader: Rc<Leader>,
+pub struct PeerPort {
+    role: Rc<Role>,
     /// Who dialled, by its hello.
     remote: Node,
 }
 
-impl ReplicaFacing {
-    pub fn new(leader: Rc<Leader>, remote: &Remote) -> Self {
-        Self { leader, remote: remote.node.clone() }
+impl PeerPort {
+    pub fn new(role: Rc<Role>, remote: &Remote) -> Self {
+        Self { role, remote: remote.node.clone() }
     }
 
+    fn leading(&self) -> Option<ReplicaFacing> {
+        Some(ReplicaFacing { leader: self.role.leader()?, remote: self.remote.clone() })
+    }
+
+    fn other(&self) -> Option<Node> {
+        self.role.other_leader()
+    }
+}
+
+/// What the leader does for one caller.
+#[derive(Clone, Debug)]
+struct ReplicaFacing {
+    leader: Rc<Leader>,
+    remote: Node,
+}
+
+impl ReplicaFacing {
     fn me(&self) -> Option<Node> {
         Some(self.leader.about.me.clone())
     }
@@ -127,6 +145,43 @@ impl ReplicaFacing {
         }
     }
 
+    fn beacon(&self, beacon: &Beacon) -> BeaconAck {
+        let accepted = self.is_sender(&beacon.node);
+        let wants_report = accepted && self.take_beacon(beacon);
+        let all_draining = accepted && self.leader.state.borrow().liveness.all_draining();
+        let cluster_id = self.leader.about.cluster_id.clone();
+        BeaconAck { accepted, leader: self.me(), wants_report, all_draining, cluster_id }
+    }
+
+    fn config_sync(&self, report: &ConfigSync) -> ConfigSyncAck {
+        if !self.is_sender(&report.node) {
+            return ConfigSyncAck { err: ErrorCode::InvalidParameters, ..self.nothing() };
+        }
+        self.take_report(report)
+    }
+
+    async fn change(&self, request: ChangeRequest) -> ChangeReply {
+        let gpid = request.gpid;
+        let current = || {
+            let state = self.leader.state.borrow();
+            state.ledger.view().partition(gpid).map(|config| (**config).clone())
+        };
+        let rejected = |why: &str| ChangeReply::Rejected { current: current(), why: why.into() };
+        if !self.is_sender(request.kind.asker()) {
+            return rejected("a node asks for itself only");
+        }
+        let stored = current().map(|config| config.ballot);
+        if stored.is_some_and(|stored| request.ballot > stored) {
+            self.leader.freeze(gpid, &self.remote, request.ballot, stored);
+        }
+        let (answer, answered) = oneshot::channel();
+        if self.leader.jobs.try_send(Job::Change { request, answer }).is_err() {
+            return ChangeReply::NotLeader { leader: self.me() };
+        }
+        // The writer is gone: so is the leader.
+        answered.await.unwrap_or(ChangeReply::NotLeader { leader: None })
+    }
+
     fn nothing(&self) -> ConfigSyncAck {
         ConfigSyncAck { err: ErrorCode::Ok, leader: self.me(), configs: Vec::new(), garbage: Vec::new() }
     }
@@ -149,46 +204,42 @@ fn is_garbage(
     state.cure.is_surplus(config, &state.liveness, replica, node)
 }
 
-impl MetaPeer for ReplicaFacing {
+impl MetaPeer for PeerPort {
     async fn beacon(self, _: Context, beacon: Beacon) -> BeaconAck {
-        let accepted = self.is_sender(&beacon.node);
-        let wants_report = accepted && self.take_beacon(&beacon);
-        let all_draining = accepted && self.leader.state.borrow().liveness.all_draining();
-        let cluster_id = self.leader.about.cluster_id.clone();
-        BeaconAck { accepted, leader: self.me(), wants_report, all_draining, cluster_id }
+        match self.leading() {
+            Some(here) => here.beacon(&beacon),
+            None => BeaconAck {
+                accepted: false,
+                leader: self.other(),
+                wants_report: false,
+                all_draining: false,
+                cluster_id: String::new(),
+            },
+        }
     }
 
     async fn config_sync(self, _: Context, report: ConfigSync) -> ConfigSyncAck {
-        if !self.is_sender(&report.node) {
-            return ConfigSyncAck { err: ErrorCode::InvalidParameters, ..self.nothing() };
+        match self.leading() {
+            Some(here) => here.config_sync(&report),
+            None => ConfigSyncAck {
+                err: ErrorCode::ForwardToOthers,
+                leader: self.other(),
+                configs: Vec::new(),
+                garbage: Vec::new(),
+            },
         }
-        self.take_report(&report)
     }
 
     async fn change(self, _: Context, request: ChangeRequest) -> ChangeReply {
-        let gpid = request.gpid;
-        let current = || {
-            let state = self.leader.state.borrow();
-            state.ledger.view().partition(gpid).map(|config| (**config).clone())
-        };
-        let rejected = |why: &str| ChangeReply::Rejected { current: current(), why: why.into() };
-        if !self.is_sender(request.kind.asker()) {
-            return rejected("a node asks for itself only");
+        match self.leading() {
+            Some(here) => here.change(request).await,
+            None => ChangeReply::NotLeader { leader: self.other() },
         }
-        let stored = current().map(|config| config.ballot);
-        if stored.is_some_and(|stored| request.ballot > stored) {
-            self.leader.freeze(gpid, &self.remote, request.ballot, stored);
-        }
-        let (answer, answered) = oneshot::channel();
-        if self.leader.jobs.try_send(Job::Change { request, answer }).is_err() {
-            return ChangeReply::NotLeader { leader: self.me() };
-        }
-        // The writer is gone: so is the leader.
-        answered.await.unwrap_or(ChangeReply::NotLeader { leader: None })
     }
 
     async fn query(self, _: Context, gpid: Gpid) -> QueryReply {
-        let state = self.leader.state.borrow();
+        let Some(here) = self.leading() else { return QueryReply::NotLeader { leader: self.other() } };
+        let state = here.leader.state.borrow();
         let view = state.ledger.view();
         match (view.table(gpid.app_id), view.partition(gpid)) {
             (Some(table), Some(config)) => QueryReply::Known(table.info.clone(), (**config).clone()),
@@ -197,6 +248,16 @@ impl MetaPeer for ReplicaFacing {
     }
 
     async fn cluster_view(self, _: Context) -> ClusterOverview {
-        self.leader.published.borrow().overview()
+        match self.leading() {
+            Some(here) => here.leader.published.borrow().overview(),
+            None => ClusterOverview {
+                cluster_id: self.role.identity.cluster_id(),
+                cluster_name: self.role.config.cluster.cluster_name.clone(),
+                leader: self.other(),
+                metas: self.role.metas.clone(),
+                nodes: Vec::new(),
+                tables: Vec::new(),
+            },
+        }
     }
 }

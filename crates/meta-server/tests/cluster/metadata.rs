@@ -77,12 +77,10 @@ fn a_store_that_is_away_delays_and_a_lost_one_ends_the_server() {
             assert_eq!(world.query("temp").await.err.0, ErrorCode::Ok, "queries go on");
             world.store.set_state(SessionState::Connected);
         };
-        let (reply, ()) = tokio::join!(world.replica(&primary).ask(gpid, 1, renew.clone()), back);
+        let (reply, ()) = tokio::join!(world.replica(&primary).ask(gpid, 1, renew), back);
         assert!(matches!(reply, ChangeReply::Accepted(_)), "{reply:?}");
 
         world.store.set_state(SessionState::Over);
-        let reply = world.replica(&primary).ask(gpid, 2, renew).await;
-        assert!(matches!(reply, ChangeReply::NotLeader { .. }), "{reply:?}");
         let error = world.ended().await.unwrap_err();
         assert!(error.to_string().contains("session"), "{error}");
     });
@@ -91,7 +89,7 @@ fn a_store_that_is_away_delays_and_a_lost_one_ends_the_server() {
 #[test]
 fn a_creation_that_was_cut_in_two_is_completed() {
     local(async {
-        let store = Rc::new(MemoryStore::default());
+        let store = std::sync::Arc::new(MemoryStore::default());
         {
             let mut world = World::start_on(store.clone(), 0, "").await;
             let direct: &dyn MetaStore = &store.join();

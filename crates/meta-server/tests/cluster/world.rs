@@ -5,10 +5,11 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use pegasus_config::Sources;
-use pegasus_meta_server::{Config, Handle};
+use pegasus_meta_server::{Config, Handle, Stores};
 use pegasus_rpc::peer::{
     Context, Identity, MetaClient, NodeStats, PeerPool, PoolOptions, ReplicaPeer, serve_replica_peer,
 };
@@ -21,7 +22,7 @@ use pegasus_types::learn::*;
 use pegasus_types::message::{Envelope, Grant, Heartbeat, HeartbeatAck};
 use pegasus_types::meta::*;
 use pegasus_types::{AppInfo, AppStatus, Ballot, ChangeKind, Decree, ErrorCode, Gpid, Node, PartitionConfig};
-use pegasus_zk_coordination::{MemoryStore, MetaStore};
+use pegasus_zk_coordination::MemoryStore;
 use tokio::net::TcpListener;
 use tokio::task::LocalSet;
 use tokio::time::{sleep, timeout};
@@ -68,7 +69,7 @@ pub fn config(extra: &str) -> Config {
 pub const TEMP: &str = "[meta_server.apps.temp]\npartition_count = 4";
 
 pub struct World {
-    pub store: Rc<MemoryStore>,
+    pub store: Arc<MemoryStore>,
     shutdown: Shutdown,
     handle: Option<Handle>,
     pub meta: Node,
@@ -81,13 +82,13 @@ pub struct World {
 impl World {
     /// A meta-server and `replicas` replica-servers.
     pub async fn start(replicas: usize, extra: &str) -> Self {
-        Self::start_on(Rc::new(MemoryStore::default()), replicas, extra).await
+        Self::start_on(Arc::new(MemoryStore::default()), replicas, extra).await
     }
 
-    pub async fn start_on(store: Rc<MemoryStore>, replicas: usize, extra: &str) -> Self {
+    pub async fn start_on(store: Arc<MemoryStore>, replicas: usize, extra: &str) -> Self {
         let shutdown = Shutdown::new();
-        let dyn_store: Rc<dyn MetaStore> = store.clone();
-        let handle = pegasus_meta_server::start_on(config(extra), dyn_store, shutdown.clone()).await.unwrap();
+        let stores = Stores::One(store.clone());
+        let handle = pegasus_meta_server::start_on(config(extra), stores, shutdown.clone()).await.unwrap();
         let meta = handle.node().clone();
         let client = Connection::connect(handle.address(), WITHIN).await.unwrap();
         let me = Rc::new(Identity::new(Node::new("127.0.0.1:9"), 1, ""));

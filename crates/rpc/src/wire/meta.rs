@@ -190,6 +190,10 @@ messages! {
 
 /// `status` of a negotiation with a server that does not authenticate.
 pub const SASL_AUTH_DISABLE: i32 = 9;
+/// `op` of [`UpdateAppEnvRequest`].
+pub const APP_ENV_SET: i32 = 1;
+pub const APP_ENV_DEL: i32 = 2;
+pub const APP_ENV_CLEAR: i32 = 3;
 /// `status` in [`NodeInfo`].
 pub const NODE_ALIVE: i32 = 1;
 /// `status` in [`NodeInfo`].

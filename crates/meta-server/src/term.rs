@@ -1,0 +1,177 @@
+//! One term as leader: load what is stored, lead until told to stop, leave nothing behind.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pegasus_placement::cure::Cure;
+use pegasus_placement::lint::lint;
+use pegasus_placement::liveness::Liveness;
+use pegasus_placement::{Ledger, tables::TableError};
+use pegasus_telemetry::Shutdown;
+use pegasus_types::{ErrorCode, Node};
+use pegasus_zk_coordination::tree::Tree;
+use pegasus_zk_coordination::{FencedStore, StoreError};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::time::sleep;
+
+use crate::clock::Clock;
+use crate::leader::{Leader, State};
+use crate::persist::{self, LoadError};
+use crate::proposer::Proposer;
+use crate::published::{About, Published};
+use crate::role::Role;
+use crate::writer::{self, Job, WriterError};
+use crate::rounds;
+
+/// The term's tasks get this long to end.
+const STOP_WITHIN: Duration = Duration::from_secs(5);
+/// Between tries to load while the store does not answer.
+const LOAD_PAUSE: Duration = Duration::from_millis(200);
+
+/// Leads until `stop` is triggered (Ok), or until something forbids it.
+pub async fn lead(
+    role: &Rc<Role>,
+    about: Arc<About>,
+    store: &FencedStore,
+    tree: &Tree,
+    stop: &Shutdown,
+) -> Result<(), WriterError> {
+    role.load();
+    let begun = tokio::time::Instant::now();
+    let Some(ledger) = stop.or(load(store, tree)).await else { return Ok(()) };
+    let ledger = ledger?;
+    tracing::info!(
+        epoch = store.fence().epoch,
+        tables = ledger.view().tables().count(),
+        partitions = ledger.view().live_partitions().count(),
+        load_ms = begun.elapsed().as_millis() as u64,
+        "this meta-server leads"
+    );
+    for fault in lint(ledger.view()) {
+        tracing::error!(fault, "the stored metadata is not consistent");
+    }
+    let (jobs, mut queue) = mpsc::channel(writer::MAX_JOBS);
+    let leader = Rc::new(leader(role, about, ledger, jobs, stop));
+    leader.publish();
+    begin(&leader, role);
+    role.lead(leader.clone());
+    let interval = role.config.liveness.fd_check_interval_seconds.0;
+    stop.spawn_local_until(rounds::run(leader.clone(), interval));
+
+    let result = stop.or(writer::run(&leader, &mut queue, store, tree)).await;
+    role.suspend();
+    stop.trigger();
+    queue.close();
+    while let Ok(job) = queue.try_recv() {
+        refuse(job);
+    }
+    if !stop.wait_for_tasks(STOP_WITHIN).await {
+        tracing::warn!("some tasks of the term did not end in time");
+    }
+    tracing::info!(epoch = store.fence().epoch, "this meta-server leads no longer");
+    result.unwrap_or(Ok(()))
+}
+
+/// Waits for a store that does not answer: whether we may go on leading is decided elsewhere.
+async fn load(store: &FencedStore, tree: &Tree) -> Result<Ledger, WriterError> {
+    loop {
+        match persist::load(store, tree).await {
+            Err(LoadError::Store(StoreError::Unavailable(_) | StoreError::OutcomeUnknown(_))) => {
+                sleep(LOAD_PAUSE).await;
+            }
+            other => return Ok(other?),
+        }
+    }
+}
+
+fn leader(
+    role: &Rc<Role>,
+    about: Arc<About>,
+    ledger: Ledger,
+    jobs: mpsc::Sender<Job>,
+    stop: &Shutdown,
+) -> Leader {
+    let clock = Clock::start();
+    let now = clock.now();
+    let grace_ms = u64::try_from(role.config.liveness.fd_grace_seconds.0.as_millis()).unwrap_or(u64::MAX);
+    let mut liveness = Liveness::new(grace_ms);
+    // A new leader has not heard anybody yet: nobody is declared dead before one grace time.
+    ledger.view().known_nodes().iter().for_each(|node| liveness.expect(now, node));
+    let wants_report = Rc::new(RefCell::new(BTreeSet::new()));
+    let missed = wants_report.clone();
+    let on_missed = move |node: &Node| missed.borrow_mut().extend([node.clone()]);
+    let level = role.config.meta.meta_function_level_on_start.into();
+    let published = Published {
+        about: about.clone(),
+        level,
+        view: ledger.view().clone(),
+        nodes: Default::default(),
+        notes: Default::default(),
+        frozen: Vec::new(),
+    };
+    Leader {
+        about,
+        limits: role.limits.clone(),
+        level: Cell::new(level),
+        clock,
+        state: RefCell::new(State {
+            ledger,
+            liveness,
+            cure: Cure::new(role.config.cure_options(), now),
+            notes: Default::default(),
+            proposed: Default::default(),
+            wants_report,
+            dirty: true,
+            strange_tables: BTreeSet::new(),
+        }),
+        jobs,
+        proposer: Proposer::new(role.pool.clone(), stop.clone(), on_missed),
+        resolver: role.resolver.clone(),
+        metrics: role.metrics.clone(),
+        kick: Notify::new(),
+        published: watch::Sender::new(Arc::new(published)),
+    }
+}
+
+/// What is to be done first: complete what the last leader began, make the tables of a first start.
+fn begin(leader: &Leader, role: &Role) {
+    let (half_done, is_first_start) = {
+        let ledger = &leader.state.borrow().ledger;
+        (ledger.half_done(), ledger.view().next_app_id() == 1)
+    };
+    let mut jobs = Vec::new();
+    for app_id in half_done {
+        tracing::warn!(app_id, "completing what was cut in two");
+        jobs.push(Job::Mend(app_id));
+    }
+    if is_first_start {
+        for request in role.config.default_tables() {
+            tracing::info!(name = request.name, "first start: creating a table");
+            let (answer, _) = oneshot::channel();
+            jobs.push(Job::Create { request, made: None, answer });
+        }
+    }
+    for job in jobs {
+        // The queue is empty and holds more jobs than there can be tables.
+        if leader.jobs.try_send(job).is_err() {
+            tracing::error!("the queue of a new leader is full");
+        }
+    }
+}
+
+/// Of a job that was never begun. Dropping its sender instead would say that its outcome is not known.
+fn refuse(job: Job) {
+    let error = TableError { code: ErrorCode::ForwardToOthers, hint: "this meta-server leads no longer".into() };
+    // Whoever asked may have given up waiting.
+    match job {
+        Job::Create { answer, .. } => drop(answer.send(Err(error))),
+        Job::Drop { answer, .. } => drop(answer.send(Err(error))),
+        Job::Recall { answer, .. } => drop(answer.send(Err(error))),
+        Job::Envs { answer, .. } => drop(answer.send(Err(error))),
+        // Replica-servers ask again in any case.
+        Job::Change { .. } | Job::Assign(_) | Job::Available(_) | Job::Mend(_) => {}
+    }
+}
