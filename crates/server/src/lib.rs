@@ -13,6 +13,7 @@
 //! A role that ends by itself stops the others, and the exit code is 1.
 
 pub mod cli;
+mod memory;
 mod role;
 mod settings;
 mod supervise;
