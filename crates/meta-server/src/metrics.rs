@@ -16,6 +16,9 @@ pub struct Metrics {
     /// Of one multi to the store.
     pub write_seconds: Histogram,
     frozen: IntGauge,
+    draining: IntGauge,
+    wanted_moves: IntGauge,
+    pub stuck: IntCounter,
     /// Per table: dead, unreadable, unwritable, writable_ill, healthy.
     partitions: [IntGaugeVec; 5],
 }
@@ -69,6 +72,15 @@ impl Metrics {
                 "frozen_partitions",
                 "Partitions of which nodes know a higher ballot than stored.",
             )?,
+            draining: gauge("draining_replica_servers", "Replica-servers that are about to end.")?,
+            wanted_moves: gauge(
+                "greedy_recent_balance_operations",
+                "Moves that would spread primaries and copies evenly, as of the last plan.",
+            )?,
+            stuck: counter(
+                "choose_primary_failed_operations",
+                "Times that a partition was found that only an operator or a returning node can help.",
+            )?,
             partitions: [a?, b?, c?, d?, e?],
         })
     }
@@ -78,6 +90,8 @@ impl Metrics {
         self.alive.set(number(alive));
         self.unalive.set(number(published.nodes.len() - alive));
         self.frozen.set(number(published.frozen.len()));
+        self.draining.set(number(published.nodes.values().filter(|s| s.alive && s.draining).count()));
+        self.wanted_moves.set(number(published.wanted_moves.total()));
         // Dropped tables lose their series.
         self.partitions.iter().for_each(IntGaugeVec::reset);
         for table in published.view.tables().filter(|table| !table.is_dropped()) {

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use pegasus_placement::cure::Counts;
 use pegasus_placement::health;
 use pegasus_placement::level::FunctionLevel;
 use pegasus_placement::liveness::NodeState;
@@ -35,6 +36,8 @@ pub struct Published {
     /// What is done about partitions that are not healthy.
     pub notes: BTreeMap<Gpid, String>,
     pub frozen: Vec<Gpid>,
+    /// Moves that would even the cluster out, as of the last plan.
+    pub wanted_moves: Counts,
 }
 
 /// Partitions of a table by what clients can do with them.

@@ -71,6 +71,7 @@ fn look(leader: &Leader) -> bool {
                 Verdict::Stuck(why) => {
                     if before.get(&gpid) != Some(&why) {
                         tracing::error!(%gpid, why, "partition cannot be cured");
+                        leader.metrics.stuck.inc();
                     }
                     state.notes.insert(gpid, why);
                 }

@@ -111,6 +111,7 @@ fn leader(
         nodes: Default::default(),
         notes: Default::default(),
         frozen: Vec::new(),
+        wanted_moves: Default::default(),
     };
     Leader {
         about,
@@ -172,6 +173,7 @@ fn refuse(job: Job) {
         Job::Recall { answer, .. } => drop(answer.send(Err(error))),
         Job::Envs { answer, .. } => drop(answer.send(Err(error))),
         // Replica-servers ask again in any case.
-        Job::Change { .. } | Job::Assign(_) | Job::Available(_) | Job::Mend(_) => {}
+        // Who asked is told that the outcome is not known.
+        Job::Change { .. } | Job::Force { .. } | Job::Assign(_) | Job::Available(_) | Job::Mend(_) => {}
     }
 }

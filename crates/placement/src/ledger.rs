@@ -17,8 +17,6 @@ use crate::assign::Members;
 use crate::change::{self, Rejected};
 use crate::envs::{self, EnvChange};
 use crate::recall::{self, RecallTable};
-use crate::envs::{self, EnvChange};
-use crate::recall::{self, RecallTable};
 use crate::tables::{self, CreateTable, Created, DropTable, Limits, TableError};
 use crate::view::{ClusterView, FLAG_DROPPED, Table};
 
@@ -249,31 +247,6 @@ impl Draft<'_> {
         Ok(hint)
     }
 
-    /// A dropped table comes back.
-    pub fn recall(
-        &mut self,
-        request: &RecallTable,
-        now_s: i64,
-        is_alive: impl Fn(&Node) -> bool,
-    ) -> Result<AppInfo, TableError> {
-        let table = recall::recall(&self.view, request, now_s, is_alive)?;
-        let info = table.info.clone();
-        self.put_table(table);
-        Ok(info)
-    }
-
-    /// Changes the settings of a table; tells what to say about it.
-    pub fn update_envs(&mut self, name: &str, change: &EnvChange) -> Result<String, TableError> {
-        let Some(table) = self.view.table_by_name(name) else {
-            return tables::refuse(ErrorCode::AppNotExist, "app cannot be found");
-        };
-        let (info, hint) = envs::update(&table.info, change)?;
-        if info != table.info {
-            self.put_info(info);
-        }
-        Ok(hint)
-    }
-
     /// Every member holds its replica: clients may have the table. False when it is not being created.
     pub fn make_available(&mut self, app_id: AppId) -> bool {
         match self.view.table(app_id) {
@@ -434,19 +407,6 @@ mod tests {
         assert_eq!((writes[0].key, writes[0].over), (Key::Partition(Gpid::new(1, 1)), Some(5)));
         cut.adopt(writes);
         assert_eq!((cut.half_done(), lint(cut.view())), (vec![], vec![]));
-        // Recalled: the table and its first partition were stored.
-        let back = AppInfo { status: AppStatus::Available, partition_count: 2, ..info.clone() };
-        let second = cut.view().partition(Gpid::new(1, 1)).unwrap().clone();
-        let mut half = Ledger::default();
-        half.load((back, 5), vec![Some((config(0, 4, 2, &[]), 3)), Some(((*second).clone(), 6))]).unwrap();
-        assert_eq!(half.half_done(), [1]);
-        let mut draft = half.draft();
-        draft.mend(1);
-        let writes = draft.writes();
-        assert_eq!((writes.len(), writes[0].over), (1, Some(6)));
-        half.adopt(writes);
-        assert_eq!((half.half_done(), lint(half.view())), (vec![], vec![]));
-        assert_eq!(half.view().partition(Gpid::new(1, 1)).unwrap().primary, Some(node(1)));
         // Recalled: the table and its first partition were stored.
         let back = AppInfo { status: AppStatus::Available, partition_count: 2, ..info.clone() };
         let second = cut.view().partition(Gpid::new(1, 1)).unwrap().clone();

@@ -1,5 +1,6 @@
 //! What the cluster shows to operators, once for RPC and HTTP: functions over [`Published`].
 
+use pegasus_placement::cure::Counts;
 use pegasus_placement::view::Table;
 use pegasus_types::{ErrorCode, Node};
 
@@ -54,12 +55,22 @@ pub fn cluster_info(published: &Published) -> Vec<(&'static str, String)> {
         ("zookeeper_hosts", about.store.clone()),
         ("zookeeper_root", if about.root.is_empty() { "/".into() } else { about.root.clone() }),
         ("meta_function_level", published.level.to_string()),
-        // Nothing is balanced yet; tools parse this text.
-        ("balance_operation_count", r#"{"copy_pri":"0","copy_sec":"0","move_pri":"0","total":"0"}"#.into()),
+        ("balance_operation_count", operation_count(&published.wanted_moves)),
         ("primary_replica_count_stddev", spread(|load| load.primaries)),
         ("total_replica_count_stddev", spread(|load| load.copies)),
         ("cluster_name", about.cluster_name.clone()),
     ]
+}
+
+/// Tools parse this text.
+fn operation_count(wanted: &Counts) -> String {
+    serde_json::json!({
+        "copy_pri": wanted.copy_primary.to_string(),
+        "copy_sec": wanted.copy_secondary.to_string(),
+        "move_pri": wanted.move_primary.to_string(),
+        "total": wanted.total().to_string(),
+    })
+    .to_string()
 }
 
 /// Standard deviation of a whole population; 0 when it is empty.
@@ -90,6 +101,13 @@ mod tests {
         ] {
             assert_eq!(name_matches("temp", pattern, kind), want, "{pattern} {kind}");
         }
+    }
+
+    #[test]
+    fn the_count_of_moves_is_the_text_that_tools_parse() {
+        let wanted = Counts { move_primary: 2, copy_primary: 0, copy_secondary: 5 };
+        let want = r#"{"copy_pri":"0","copy_sec":"5","move_pri":"2","total":"7"}"#;
+        assert_eq!(operation_count(&wanted), want);
     }
 
     #[test]

@@ -2,4 +2,6 @@
 
 pub mod admin;
 pub mod client_facing;
+pub mod commands;
+pub mod orders;
 pub mod replica_facing;

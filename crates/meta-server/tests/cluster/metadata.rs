@@ -1,4 +1,3 @@
-use std::rc::Rc;
 use std::time::Duration;
 
 use pegasus_meta_server::{Config, start};

@@ -54,6 +54,9 @@ rpcs! {
     ListNodes = "RPC_CM_LIST_NODES",
     ClusterInfo = "RPC_CM_CLUSTER_INFO",
     UpdateAppEnv = "RPC_CM_UPDATE_APP_ENV",
+    ControlMeta = "RPC_CM_CONTROL_META",
+    ProposeBalancer = "RPC_CM_PROPOSE_BALANCER",
+    DddDiagnose = "RPC_CM_DDD_DIAGNOSE",
 }
 
 #[cfg(test)]

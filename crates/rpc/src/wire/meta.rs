@@ -183,6 +183,45 @@ messages! {
         5 clear_prefix: Option<String>,
     }
     UpdateAppEnvResponse { 1 err: ErrorName, 2 hint_message: String, }
+    ControlMetaRequest {
+        /// `meta_function_level`; [`LEVEL_READ_ONLY`] only asks.
+        1 level: i32,
+    }
+    ControlMetaResponse { 1 err: ErrorName, 2 old_level: i32, }
+    /// One step of a move, see the `CONFIG_` constants.
+    ProposalAction {
+        /// Who does it; none = the primary.
+        1 target: Address,
+        2 node: Address,
+        3 kind: i32,
+        ; ignoring 5 HostPort, 6 HostPort
+    }
+    BalancerRequest {
+        1 gpid: WireGpid,
+        2 action_list: Vec<ProposalAction>,
+        3 force: Option<bool>,
+        4 balance_type: Option<i32>,
+    }
+    BalancerResponse { 1 err: ErrorName, }
+    DddDiagnoseRequest {
+        /// -1 as table or as index: all.
+        1 pid: WireGpid,
+    }
+    /// A node that is or was a member of a partition without living members.
+    DddNodeInfo {
+        1 node: Address,
+        /// 0 = not known.
+        2 drop_time_ms: i64,
+        3 is_alive: bool,
+        /// It has told this leader what it holds.
+        4 is_collected: bool,
+        /// -1 = it has no copy, as far as known; so for the decrees.
+        5 ballot: i64,
+        6 last_committed_decree: i64,
+        7 last_prepared_decree: i64,
+    }
+    DddPartitionInfo { 1 config: PartitionConfiguration, 2 dropped: Vec<DddNodeInfo>, 3 reason: String, }
+    DddDiagnoseResponse { 1 err: ErrorName, 2 partitions: Vec<DddPartitionInfo>, }
     NegotiationMessage { 1 status: i32, 2 msg: Bytes, }
     /// A command that an operator typed.
     RemoteCommand { 1 cmd: String, 2 arguments: Vec<String>, }
@@ -194,6 +233,18 @@ pub const SASL_AUTH_DISABLE: i32 = 9;
 pub const APP_ENV_SET: i32 = 1;
 pub const APP_ENV_DEL: i32 = 2;
 pub const APP_ENV_CLEAR: i32 = 3;
+/// Not a level: a request that only asks for the present one.
+pub const LEVEL_READ_ONLY: i32 = 10_000;
+
+/// `kind` in [`ProposalAction`] (`config_type` of the reference).
+pub const CONFIG_ASSIGN_PRIMARY: i32 = 1;
+pub const CONFIG_UPGRADE_TO_PRIMARY: i32 = 2;
+pub const CONFIG_ADD_SECONDARY: i32 = 3;
+pub const CONFIG_DOWNGRADE_TO_SECONDARY: i32 = 5;
+pub const CONFIG_DOWNGRADE_TO_INACTIVE: i32 = 6;
+pub const CONFIG_REMOVE: i32 = 7;
+pub const CONFIG_ADD_SECONDARY_FOR_LB: i32 = 8;
+
 /// `status` in [`NodeInfo`].
 pub const NODE_ALIVE: i32 = 1;
 /// `status` in [`NodeInfo`].

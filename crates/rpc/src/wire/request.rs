@@ -29,6 +29,9 @@ pub enum AdminRequest {
     ListNodes(ListNodesRequest),
     ClusterInfo(ClusterInfoRequest),
     UpdateAppEnv(UpdateAppEnvRequest),
+    ControlMeta(ControlMetaRequest),
+    ProposeBalancer(BalancerRequest),
+    DddDiagnose(DddDiagnoseRequest),
 }
 
 /// Answers to [`AdminRequest`], in the same order.
@@ -41,6 +44,9 @@ pub enum AdminResponse {
     ListNodes(ListNodesResponse),
     ClusterInfo(ClusterInfoResponse),
     UpdateAppEnv(UpdateAppEnvResponse),
+    ControlMeta(ControlMetaResponse),
+    ProposeBalancer(BalancerResponse),
+    DddDiagnose(DddDiagnoseResponse),
 }
 
 /// An answer with a result.
@@ -86,6 +92,9 @@ impl Request {
                 AdminRequest::ListNodes(_) => Rpc::ListNodes,
                 AdminRequest::ClusterInfo(_) => Rpc::ClusterInfo,
                 AdminRequest::UpdateAppEnv(_) => Rpc::UpdateAppEnv,
+                AdminRequest::ControlMeta(_) => Rpc::ControlMeta,
+                AdminRequest::ProposeBalancer(_) => Rpc::ProposeBalancer,
+                AdminRequest::DddDiagnose(_) => Rpc::DddDiagnose,
             },
             Self::RemoteCommand(_) => Rpc::RemoteCommand,
             Self::Negotiation(_) => Rpc::Negotiation,
@@ -118,6 +127,9 @@ impl Request {
             Rpc::ListNodes => Self::Admin(AdminRequest::ListNodes(argument(r)?)),
             Rpc::ClusterInfo => Self::Admin(AdminRequest::ClusterInfo(argument(r)?)),
             Rpc::UpdateAppEnv => Self::Admin(AdminRequest::UpdateAppEnv(argument(r)?)),
+            Rpc::ControlMeta => Self::Admin(AdminRequest::ControlMeta(argument(r)?)),
+            Rpc::ProposeBalancer => Self::Admin(AdminRequest::ProposeBalancer(argument(r)?)),
+            Rpc::DddDiagnose => Self::Admin(AdminRequest::DddDiagnose(argument(r)?)),
             Rpc::RemoteCommand => Self::RemoteCommand(argument(r)?),
             Rpc::Negotiation => Self::Negotiation(argument(r)?),
         })
@@ -153,6 +165,9 @@ impl Request {
                 AdminRequest::ListNodes(request) => put_argument(w, request),
                 AdminRequest::ClusterInfo(request) => put_argument(w, request),
                 AdminRequest::UpdateAppEnv(request) => put_argument(w, request),
+                AdminRequest::ControlMeta(request) => put_argument(w, request),
+                AdminRequest::ProposeBalancer(request) => put_argument(w, request),
+                AdminRequest::DddDiagnose(request) => put_argument(w, request),
             },
             Self::RemoteCommand(request) => put_argument(w, request),
             Self::Negotiation(request) => put_argument(w, request),
@@ -187,6 +202,9 @@ impl Response {
             Rpc::ListNodes => Self::Admin(AdminResponse::ListNodes(reply.result()?)),
             Rpc::ClusterInfo => Self::Admin(AdminResponse::ClusterInfo(reply.result()?)),
             Rpc::UpdateAppEnv => Self::Admin(AdminResponse::UpdateAppEnv(reply.result()?)),
+            Rpc::ControlMeta => Self::Admin(AdminResponse::ControlMeta(reply.result()?)),
+            Rpc::ProposeBalancer => Self::Admin(AdminResponse::ProposeBalancer(reply.result()?)),
+            Rpc::DddDiagnose => Self::Admin(AdminResponse::DddDiagnose(reply.result()?)),
             Rpc::RemoteCommand => Self::Text(reply.result()?),
             Rpc::Negotiation => Self::Negotiation(reply.result()?),
         })
@@ -218,6 +236,9 @@ impl Response {
                 AdminResponse::ListNodes(response) => put_reply(w, rpc, seqid, response),
                 AdminResponse::ClusterInfo(response) => put_reply(w, rpc, seqid, response),
                 AdminResponse::UpdateAppEnv(response) => put_reply(w, rpc, seqid, response),
+                AdminResponse::ControlMeta(response) => put_reply(w, rpc, seqid, response),
+                AdminResponse::ProposeBalancer(response) => put_reply(w, rpc, seqid, response),
+                AdminResponse::DddDiagnose(response) => put_reply(w, rpc, seqid, response),
             },
             Self::Text(text) => put_reply(w, rpc, seqid, text),
             Self::Negotiation(response) => put_reply(w, rpc, seqid, response),

@@ -34,8 +34,6 @@ const SMALL_REQUEST: usize = 4 << 10;
 const MAX_READ: usize = 256 << 10;
 /// After so many reads the other tasks of the thread run.
 const READS_PER_TURN: u32 = 4;
-/// An output buffer that grew beyond this is given back when it is empty.
-const KEEP_OUT: usize = 64 << 10;
 
 /// Why a connection ended.
 #[derive(Debug, thiserror::Error)]
@@ -46,7 +44,7 @@ pub enum Closed {
     Shutdown,
     #[error("no progress in the middle of a frame or of an answer")]
     Stalled,
-    #[error("the longest of too many unfinished requests on this server")]
+    #[error("it held the longest of too many unfinished requests, or took none of too many answers")]
     Overloaded,
     #[error(transparent)]
     Frame(#[from] FrameError),
@@ -69,8 +67,9 @@ pub(super) struct Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        self.outbox.closed.set(true);
+        self.outbox.close();
         self.server.set_partial(&self.outbox, 0);
+        self.server.take_unread(self.outbox.out.take().len());
     }
 }
 
@@ -98,10 +97,10 @@ impl Connection {
         *self.outbox.waker.borrow_mut() = None;
         let mut reads = 0;
         loop {
+            let waiting = self.take_frames()?;
             if self.outbox.evicted.get() {
                 return Poll::Ready(Err(Closed::Overloaded));
             }
-            let waiting = self.take_frames()?;
             let flushed = self.poll_flush(cx)?.is_ready();
             let closing = self.server.closing.get();
             if (self.eof || closing)
@@ -136,9 +135,10 @@ impl Connection {
     fn may_take(&self, bytes: usize) -> bool {
         let (limits, in_flight) = (&self.server.limits, self.outbox.in_flight.get());
         !self.server.closing.get()
+            && !self.outbox.evicted.get()
             && in_flight < limits.in_flight
             && self.outbox.in_flight_bytes.get() < limits.in_flight_bytes
-            && self.outbox.out.borrow().len() < limits.out_bytes
+            && self.outbox.has_room()
             && (self.server.has_room_for_requests() || (in_flight == 0 && bytes <= SMALL_REQUEST))
     }
 
@@ -164,8 +164,8 @@ impl Connection {
         let mut request = open_request(frame.freeze())?;
         let Some(rpc) = request.rpc else {
             if !request.oneway {
-                let out = &mut self.outbox.out.borrow_mut();
-                put_refusal(out, &request.unknown, request.head.seqid, ErrorCode::HandlerNotFound);
+                let (name, seqid) = (&request.unknown, request.head.seqid);
+                self.outbox.append(|out| put_refusal(out, name, seqid, ErrorCode::HandlerNotFound));
             }
             return Ok(());
         };
@@ -226,21 +226,32 @@ impl Connection {
     /// Writes what is in the outbox. Ready when it is empty.
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Closed>> {
         let mut out = self.outbox.out.borrow_mut();
+        if out.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
+        let before = out.len();
         while !out.is_empty() {
-            let n = ready!(Pin::new(&mut self.stream).poll_write(cx, &out))?;
+            let Poll::Ready(written) = Pin::new(&mut self.stream).poll_write(cx, out.next()) else { break };
+            let n = written?;
             if n == 0 {
                 return Poll::Ready(Err(io::Error::from(io::ErrorKind::WriteZero).into()));
             }
-            self.progress = true;
-            if n < out.len() {
-                bytes::Buf::advance(&mut *out, n);
-            } else if out.capacity() > KEEP_OUT {
-                *out = BytesMut::new();
-            } else {
-                out.clear();
-            }
+            out.written(&self.server.spare, n);
         }
-        Poll::Ready(Ok(()))
+        let left = out.len();
+        if left < before {
+            self.progress = true;
+            self.server.take_unread(before - left);
+            self.outbox.room.notify_waiters();
+        }
+        if left == 0 {
+            self.outbox.stuck_since.set(None);
+            return Poll::Ready(Ok(()));
+        }
+        if left < before || self.outbox.stuck_since.get().is_none() {
+            self.outbox.stuck_since.set(Some(Instant::now()));
+        }
+        Poll::Pending
     }
 
     /// Watches a connection that owes us bytes or does not take ours.

@@ -12,6 +12,7 @@
 //! budget for each kind, and none of them keeps somebody else from a small request.
 
 mod connection;
+mod out;
 mod reply;
 #[cfg(test)]
 mod tests;
@@ -24,6 +25,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 
 use super::frame::RequestHead;
 use super::request::Request;
@@ -46,8 +48,15 @@ pub struct Limits {
     pub in_flight: usize,
     /// Bytes of those requests; one longer frame alone is still taken.
     pub in_flight_bytes: usize,
-    /// Output that the client has not taken; then it is not read. One answer more may be added.
+    /// Output that the client has not taken; then it is not read, and what it has asked for already and may be long
+    /// waits ([`ReplyTo::room`]). One answer more may be added.
     pub out_bytes: usize,
+    /// Output that the client has not taken, above which its requests that cannot wait and may have long answers
+    /// should be refused ([`ReplyTo::is_clogged`]): thousands of them may be queued.
+    pub clogged_bytes: usize,
+    /// Output that clients have not taken, over all connections. Above half of it a connection has room only when
+    /// its client has taken everything; above it the one that has taken nothing for the longest time is closed.
+    pub unread_bytes: usize,
     /// Buffers of long frames that have not arrived or may not be taken yet, over all connections. Above it the
     /// connection with the largest one is closed: no write is as long as the longest frame, 64 MiB.
     pub partial_bytes: usize,
@@ -64,6 +73,8 @@ impl Default for Limits {
             in_flight: 4096,
             in_flight_bytes: 16 << 20,
             out_bytes: 1 << 20,
+            clogged_bytes: 16 << 20,
+            unread_bytes: 256 << 20,
             partial_bytes: 256 << 20,
             request_bytes: 256 << 20,
             stall: Duration::from_secs(30),
@@ -79,10 +90,14 @@ pub struct WireServer {
     limits: Limits,
     /// Reads go into this buffer, which all connections share, so that idle ones hold none.
     slab: RefCell<BytesMut>,
+    /// The same for answers.
+    spare: out::Spare,
     /// Counted against [`Limits::partial_bytes`].
     partial: Cell<usize>,
     /// Counted against [`Limits::request_bytes`].
     requests: Cell<usize>,
+    /// Counted against [`Limits::unread_bytes`].
+    unread: Cell<usize>,
     /// Connections that wait for `requests` to fall.
     waiting: RefCell<Vec<Weak<Outbox>>>,
     connections: RefCell<BTreeMap<u64, Weak<Outbox>>>,
@@ -97,6 +112,7 @@ impl fmt::Debug for WireServer {
             .field("connections", &self.connection_count())
             .field("partial_bytes", &self.partial.get())
             .field("request_bytes", &self.requests.get())
+            .field("unread_bytes", &self.unread.get())
             .finish_non_exhaustive()
     }
 }
@@ -109,8 +125,10 @@ impl WireServer {
             name: RefCell::new(name.into()),
             limits,
             slab: RefCell::default(),
+            spare: out::Spare::default(),
             partial: Cell::new(0),
             requests: Cell::new(0),
+            unread: Cell::new(0),
             waiting: RefCell::default(),
             connections: RefCell::default(),
             last_id: Cell::new(0),
@@ -138,6 +156,11 @@ impl WireServer {
         self.partial.get() + self.requests.get()
     }
 
+    /// Bytes of answers that clients have not taken yet.
+    pub fn unread_bytes(&self) -> usize {
+        self.unread.get()
+    }
+
     /// Takes no more requests; every connection ends when its requests are answered.
     pub fn close(&self) {
         self.closing.set(true);
@@ -151,15 +174,40 @@ impl WireServer {
     fn set_partial(&self, outbox: &Outbox, bytes: usize) {
         self.partial.set(self.partial.get() + bytes - outbox.partial.replace(bytes));
         while self.partial.get() > self.limits.partial_bytes {
-            let all = self.connections.borrow();
-            let Some(largest) = all.values().filter_map(Weak::upgrade).max_by_key(|o| o.partial.get()) else {
-                break;
-            };
+            let Some(largest) = self.max_by_key(|outbox| outbox.partial.get()) else { break };
             // Given back as soon as its task runs.
             self.partial.set(self.partial.get() - largest.partial.replace(0));
-            largest.evicted.set(true);
-            largest.wake();
+            largest.evict();
         }
+    }
+
+    fn add_unread(&self, bytes: usize) {
+        self.unread.set(self.unread.get() + bytes);
+        while self.unread.get() > self.limits.unread_bytes {
+            let now = Instant::now();
+            let Some(worst) = self.max_by_key(|outbox| {
+                let stuck = outbox.stuck_since.get().map(|since| now - since);
+                (outbox.is_large(), stuck, outbox.out.borrow().len())
+            }) else {
+                break;
+            };
+            self.take_unread(worst.out.take().len());
+            worst.evict();
+        }
+    }
+
+    fn take_unread(&self, bytes: usize) {
+        self.unread.set(self.unread.get() - bytes);
+    }
+
+    /// Whether clients have taken so little that nobody should get ahead of his.
+    fn is_short_of_output(&self) -> bool {
+        self.unread.get() > self.limits.unread_bytes / 2
+    }
+
+    fn max_by_key<K: Ord>(&self, key: impl Fn(&Outbox) -> K) -> Option<Rc<Outbox>> {
+        let all = self.connections.borrow();
+        all.values().filter_map(Weak::upgrade).filter(|o| !o.evicted.get()).max_by_key(|outbox| key(outbox))
     }
 
     fn has_room_for_requests(&self) -> bool {

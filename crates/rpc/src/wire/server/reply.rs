@@ -4,10 +4,13 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::task::Waker;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use pegasus_types::ErrorCode;
 use pegasus_types::data::{ReadResponseBody, WriteResponse};
+use tokio::sync::Notify;
+use tokio::time::Instant;
 
+use super::out::Out;
 use super::{ClientService, Limits, WireServer};
 use crate::wire::codes::Rpc;
 use crate::wire::frame::{Refusal, RequestHead, open_reply, put_refusal};
@@ -15,10 +18,17 @@ use crate::wire::meta::{NegotiationMessage, QueryConfigResponse};
 use crate::wire::request::{AdminResponse, Request, Response};
 use crate::wire::thrift::Writer;
 
+/// Less than this of one client's answers is not worth to close its connection for.
+const LARGE_OUT: usize = 64 << 10;
+
 /// Answers of one connection that have not been written to the socket yet.
 pub(super) struct Outbox {
     server: Rc<WireServer>,
-    pub out: RefCell<BytesMut>,
+    pub out: RefCell<Out>,
+    /// Since when the client has taken nothing of it; None when it is not known to be waited for.
+    pub stuck_since: Cell<Option<Instant>>,
+    /// Tells those who wait for room that there may be some.
+    pub room: Notify,
     /// Of the connection's task while it sleeps; taken by the first answer, so that all that come before it
     /// runs share one write.
     pub waker: RefCell<Option<Waker>>,
@@ -40,6 +50,8 @@ impl Outbox {
         Self {
             server,
             out: RefCell::default(),
+            stuck_since: Cell::new(None),
+            room: Notify::new(),
             waker: RefCell::default(),
             in_flight: Cell::new(0),
             in_flight_bytes: Cell::new(0),
@@ -56,6 +68,35 @@ impl Outbox {
         if let Some(waker) = waker {
             waker.wake();
         }
+    }
+
+    /// Appends an answer and lets the connection write it.
+    pub fn append(&self, encode: impl FnOnce(&mut BytesMut)) {
+        let added = self.out.borrow_mut().append(&self.server.spare, encode);
+        self.server.add_unread(added);
+        self.wake();
+    }
+
+    pub fn is_large(&self) -> bool {
+        self.out.borrow().len() >= LARGE_OUT
+    }
+
+    pub fn has_room(&self) -> bool {
+        let unread = self.out.borrow().len();
+        unread == 0 || (unread < self.server.limits.out_bytes && !self.server.is_short_of_output())
+    }
+
+    /// Lets the connection end.
+    pub fn evict(&self) {
+        self.evicted.set(true);
+        self.close();
+        self.wake();
+    }
+
+    /// Answers vanish from now on.
+    pub fn close(&self) {
+        self.closed.set(true);
+        self.room.notify_waiters();
     }
 
     /// Counts a request that now awaits its answer.
@@ -112,6 +153,30 @@ impl ReplyTo {
         !self.silent && !self.outbox.closed.get()
     }
 
+    /// Ends when a long answer may be given, or when nobody waits for it any more. Whoever lets requests wait for
+    /// something (a thread, a lease) waits for this too before it executes one: a client may have thousands of
+    /// them waiting and read none of the answers. It may take as long as [`Limits::stall`].
+    pub async fn room(&self) {
+        loop {
+            let changed = self.outbox.room.notified();
+            if self.has_room() || !self.is_wanted() {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    /// Whether a long answer may be given ([`Limits::out_bytes`]).
+    pub fn has_room(&self) -> bool {
+        self.outbox.has_room()
+    }
+
+    /// Whether the client leaves so many answers unread that a request with a long one is better refused
+    /// ([`Limits::clogged_bytes`]).
+    pub fn is_clogged(&self) -> bool {
+        self.outbox.out.borrow().len() >= self.outbox.server.limits.clogged_bytes
+    }
+
     /// Answers a read. `app_id`, `partition_index` and `server` are filled in here.
     pub fn read(self, response: ReadResponseBody) {
         self.send(Response::Read(response));
@@ -142,8 +207,7 @@ impl ReplyTo {
     /// Refuses the request (the error in the reply's header).
     pub fn error(self, code: ErrorCode) {
         if self.is_wanted() {
-            put_refusal(&mut self.outbox.out.borrow_mut(), self.rpc.name().as_bytes(), self.seqid, code);
-            self.outbox.wake();
+            self.outbox.append(|out| put_refusal(out, self.rpc.name().as_bytes(), self.seqid, code));
         }
     }
 
@@ -151,23 +215,20 @@ impl ReplyTo {
         if !self.is_wanted() {
             return;
         }
-        let mut out = self.outbox.out.borrow_mut();
-        let mut w = Writer::new(&mut out);
-        let Some((app_id, partition_index, server)) = response.origin() else {
-            response.encode(&mut w, self.rpc, self.seqid);
-            drop(out);
-            return self.outbox.wake();
-        };
-        (*app_id, *partition_index) = (self.app_id, self.partition_index);
-        // Lent, not copied: this is the hot path.
-        let mut name = self.outbox.server.name.borrow_mut();
-        std::mem::swap(server, &mut name);
-        response.encode(&mut w, self.rpc, self.seqid);
-        if let Some((_, _, server)) = response.origin() {
+        self.outbox.append(|out| {
+            let w = &mut Writer::new(out);
+            let Some((app_id, partition_index, server)) = response.origin() else {
+                return response.encode(w, self.rpc, self.seqid);
+            };
+            (*app_id, *partition_index) = (self.app_id, self.partition_index);
+            // Lent, not copied: this is the hot path.
+            let mut name = self.outbox.server.name.borrow_mut();
             std::mem::swap(server, &mut name);
-        }
-        drop((out, name));
-        self.outbox.wake();
+            response.encode(w, self.rpc, self.seqid);
+            if let Some((_, _, server)) = response.origin() {
+                std::mem::swap(server, &mut name);
+            }
+        });
     }
 
     /// A reply without a connection, for tests of services.
@@ -203,7 +264,7 @@ impl std::fmt::Debug for Captured {
 impl Captured {
     /// The answer, None while there is none.
     pub fn take(&self) -> Option<Result<Response, Refusal>> {
-        let frame = self.outbox.out.take().freeze();
+        let frame = Bytes::copy_from_slice(self.outbox.out.take().next());
         if frame.is_empty() {
             return None;
         }

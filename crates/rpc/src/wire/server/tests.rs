@@ -240,6 +240,130 @@ fn a_client_that_does_not_read_is_neither_buffered_nor_kept() {
 }
 
 #[test]
+fn long_answers_wait_for_room() {
+    run(async {
+        let echo = Echo::default();
+        let held = echo.held.clone();
+        let limits = Limits { out_bytes: 1 << 20, clogged_bytes: 3 << 20, ..Limits::default() };
+        let (address, server) = start(echo, limits).await;
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(&frames((0..100).map(|_| remove()))).await.unwrap();
+        while held.borrow().len() < 100 {
+            sleep(Duration::from_millis(5)).await;
+        }
+        // As a service does that has a thread for each.
+        let given = Rc::new(Cell::new(0));
+        for reply in held.borrow_mut().drain(1..) {
+            let given = given.clone();
+            spawn_local(async move {
+                reply.room().await;
+                given.set(given.get() + 1);
+                reply.text("x".repeat(1 << 20));
+            });
+        }
+        sleep(Duration::from_millis(300)).await;
+        // What the socket takes does not count.
+        let before = given.get();
+        assert!((1..50).contains(&before), "{before} answers of a megabyte");
+        assert!(server.unread_bytes() < 3 << 20, "{}", server.unread_bytes());
+        // One that does not wait.
+        let last = held.borrow_mut().pop().unwrap();
+        assert!(!last.has_room() && !last.is_clogged());
+        spawn_local(async move { last.text("x".repeat(3 << 20)) }).await.unwrap();
+        // As soon as they are read the others come, and all are given.
+        let mut bytes = vec![0; 1 << 20];
+        while given.get() < 99 || server.unread_bytes() > 0 {
+            assert!(stream.read(&mut bytes).await.unwrap() > 0);
+            yield_now().await;
+        }
+    });
+}
+
+#[test]
+fn nobody_waits_for_room_in_vain() {
+    run(async {
+        let echo = Echo::default();
+        let held = echo.held.clone();
+        let limits = Limits { clogged_bytes: 3 << 20, ..Limits::default() };
+        let (address, server) = start(echo, limits).await;
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(&frames((0..20).map(|_| remove()))).await.unwrap();
+        while held.borrow().len() < 20 {
+            sleep(Duration::from_millis(5)).await;
+        }
+        let mut replies = held.take();
+        while !replies.last().unwrap().is_clogged() {
+            replies.pop().unwrap().text("x".repeat(1 << 20));
+            yield_now().await;
+        }
+        let waits = replies.pop().unwrap();
+        let waiting = spawn_local(async move {
+            waits.room().await;
+            assert!(!waits.is_wanted(), "the connection is closed");
+        });
+        drop(stream);
+        waiting.await.unwrap();
+        drop(replies);
+        assert_eq!((server.unread_bytes(), server.held_bytes()), (0, 0));
+    });
+}
+
+#[test]
+fn all_connections_together_leave_a_bounded_number_of_bytes_unread() {
+    run(async {
+        let echo = Echo { value_bytes: 300_000, ..Echo::default() };
+        let limits = Limits { unread_bytes: 8 << 20, ..Limits::default() };
+        let (address, server) = start(echo, limits.clone()).await;
+        let reader = Connection::connect(address, SOON).await.unwrap();
+        let mut stuck = Vec::new();
+        for _ in 0..60 {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            stream.write_all(&frames((0..100).map(|_| get(b"x")))).await.unwrap();
+            stuck.push(stream);
+            // Who takes his answers is served.
+            reader.call(head(), &get(b"k"), SOON).await.unwrap();
+            assert!(server.unread_bytes() <= limits.unread_bytes, "{}", server.unread_bytes());
+        }
+        assert!(server.unread_bytes() >= limits.unread_bytes / 2, "there were too few of them");
+        assert!(server.connection_count() > 1);
+        drop((stuck, reader));
+        while server.connection_count() > 0 {
+            sleep(Duration::from_millis(5)).await;
+        }
+        assert_eq!(server.unread_bytes(), 0);
+    });
+}
+
+#[test]
+fn who_takes_nothing_for_the_longest_time_has_to_go() {
+    run(async {
+        let echo = Echo::default();
+        let held = echo.held.clone();
+        let limits = Limits { unread_bytes: 70 << 20, ..Limits::default() };
+        let (address, server) = start(echo, limits).await;
+        let mut streams = Vec::new();
+        for n in 0..3 {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            stream.write_all(&frames([remove(), remove()])).await.unwrap();
+            while held.borrow().len() < 2 * (n + 1) {
+                sleep(Duration::from_millis(1)).await;
+            }
+            streams.push(stream);
+        }
+        // Much more than the sockets take. The second one gets its own first.
+        let mut replies = held.take();
+        for n in [2, 0, 4] {
+            let reply = std::mem::replace(&mut replies[n], ReplyTo::capture(&head(), &remove()).0);
+            reply.text("x".repeat(32 << 20));
+            sleep(Duration::from_millis(50)).await;
+        }
+        assert_eq!(server.connection_count(), 2);
+        let wanted: Vec<_> = [0, 2, 4].map(|n| replies[n + 1].is_wanted()).into();
+        assert_eq!(wanted, [true, false, true]);
+    });
+}
+
+#[test]
 fn half_frames_are_closed_and_idle_connections_kept() {
     run(async {
         let limits = Limits { stall: Duration::from_millis(200), ..Limits::default() };
