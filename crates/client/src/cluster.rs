@@ -265,6 +265,6 @@ pub fn is_healthy(partition: &PartitionConfig) -> bool {
     partition.primary.is_some() && partition.member_count() >= wanted
 }
 
-fn nonsense(response: &AdminResponse) -> Error {
+pub fn nonsense(response: &AdminResponse) -> Error {
     Error::Nonsense(format!("{response:?}"))
 }

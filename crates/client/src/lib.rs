@@ -31,6 +31,7 @@ mod cluster;
 mod deadline;
 mod error;
 mod meta;
+mod operate;
 mod pool;
 mod resolver;
 mod retry;
@@ -43,6 +44,7 @@ mod tests;
 
 pub use cluster::{Cluster, CreateTable, NodeState, Options, is_healthy};
 pub use error::{Error, Result};
+pub use operate::{DeadPartition, FormerMember, MoveKind};
 pub use pegasus_rpc::wire::Refusal;
 pub use pegasus_types::data::{CheckType, FilterType, StorageError};
 pub use scan::{Row, ScanOptions, Scanner};

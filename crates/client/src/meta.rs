@@ -201,5 +201,8 @@ fn admin_error(response: &AdminResponse) -> (ErrorCode, &str) {
         AdminResponse::ListNodes(r) => (r.err.0, ""),
         AdminResponse::ClusterInfo(r) => (r.err.0, ""),
         AdminResponse::UpdateAppEnv(r) => (r.err.0, &r.hint_message),
+        AdminResponse::ControlMeta(r) => (r.err.0, ""),
+        AdminResponse::ProposeBalancer(r) => (r.err.0, ""),
+        AdminResponse::DddDiagnose(r) => (r.err.0, ""),
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::Context;
 use pegasus_config::common::{Cluster, Core, Liveness, MetaApp, MetaList, Network};
 use pegasus_config::{Effective, Loaded, Ms, Seconds, Section, SectionInfo};
+use pegasus_placement::balance::moves::Pace;
 use pegasus_placement::cure;
 use pegasus_placement::level::FunctionLevel;
 use pegasus_placement::tables::{CreateTable, Limits};
@@ -54,8 +55,9 @@ pegasus_config::section! {
         cluster_root: String = "/".to_owned(), template "/pegasus/%{cluster.name}";
         /// Where meta-servers stand for election; empty = /lock below cluster_root.
         distributed_lock_service_parameters: String = String::new(), template "/pegasus/%{cluster.name}/lock";
-        /// What the meta-server may do at first: stopped, blind, freezed, steady or lively.
-        meta_function_level_on_start: StartLevel = StartLevel::Steady;
+        /// What the meta-server may do at first: stopped, blind, freezed, steady (cures, moves nothing that is healthy) or
+        /// lively (balances, too).
+        meta_function_level_on_start: StartLevel = StartLevel::Steady, template "lively";
         /// Smallest replica count of a new table.
         min_allowed_replica_count: i32 = 1, in 1..=15;
         /// Largest replica count of a new table.
@@ -67,6 +69,8 @@ pegasus_config::section! {
         node_live_percentage_threshold_for_update: u32 = 50, in 0..=100;
         /// A member that left is awaited for this long before another node gets its place, in ms, while writes work.
         replica_assign_delay_ms_for_dropouts: Ms = Ms::new(600_000);
+        /// Everything must have been healthy for this long, in ms, before roles or copies are moved to even them out.
+        lb_interval_ms: Ms = Ms::new(10_000);
         /// Partitions that one node is asked to learn at a time.
         add_secondary_max_count_for_one_node: u32 = 20, in 1..=10_000;
     }
@@ -235,6 +239,7 @@ impl Config {
             min_replica_count: self.writing.mutation_2pc_min_replica_count,
             max_learners_per_node: self.meta.add_secondary_max_count_for_one_node as usize,
             min_alive_percent: self.meta.node_live_percentage_threshold_for_update as usize,
+            pace: Pace { calm_ms: self.meta.lb_interval_ms.as_u64(), ..Pace::default() },
             ..cure::Options::default()
         }
     }

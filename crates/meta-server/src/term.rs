@@ -172,8 +172,8 @@ fn refuse(job: Job) {
         Job::Drop { answer, .. } => drop(answer.send(Err(error))),
         Job::Recall { answer, .. } => drop(answer.send(Err(error))),
         Job::Envs { answer, .. } => drop(answer.send(Err(error))),
+        Job::Force { answer, .. } => drop(answer.send(Err(error.hint))),
         // Replica-servers ask again in any case.
-        // Who asked is told that the outcome is not known.
-        Job::Change { .. } | Job::Force { .. } | Job::Assign(_) | Job::Available(_) | Job::Mend(_) => {}
+        Job::Change { .. } | Job::Assign(_) | Job::Available(_) | Job::Mend(_) => {}
     }
 }

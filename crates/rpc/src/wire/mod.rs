@@ -23,4 +23,4 @@ pub use codes::Rpc;
 pub use frame::{HeaderVersion, MAX_FRAME_BYTES, Refusal, RequestHead};
 pub use request::{AdminRequest, AdminResponse, Request, Response};
 pub use server::{ClientService, Limits, ReplyTo};
-pub use thrift::{DecodeError, ErrorName};
+pub use thrift::{DecodeError, ErrorName, WireGpid};

@@ -103,7 +103,12 @@ fn request(rpc: Rpc, args: &Json, present: &mut Vec<u64>) -> Request {
         Rpc::ListApps => Request::Admin(AdminRequest::ListApps(arg(args, p))),
         Rpc::ListNodes => Request::Admin(AdminRequest::ListNodes(arg(args, p))),
         Rpc::ClusterInfo => Request::Admin(AdminRequest::ClusterInfo(arg(args, p))),
-        Rpc::DropApp | Rpc::RecallApp | Rpc::UpdateAppEnv | Rpc::ControlMeta | Rpc::ProposeBalancer | Rpc::DddDiagnose => panic!("not recorded"),
+        Rpc::DropApp
+        | Rpc::RecallApp
+        | Rpc::UpdateAppEnv
+        | Rpc::ControlMeta
+        | Rpc::ProposeBalancer
+        | Rpc::DddDiagnose => panic!("not recorded"),
     }
 }
 
@@ -129,7 +134,13 @@ fn response(rpc: Rpc, result: &Json) -> Response {
         Rpc::ListApps => Response::Admin(AdminResponse::ListApps(of(result))),
         Rpc::ListNodes => Response::Admin(AdminResponse::ListNodes(of(result))),
         Rpc::ClusterInfo => Response::Admin(AdminResponse::ClusterInfo(of(result))),
-        Rpc::ClearScanner | Rpc::DropApp | Rpc::RecallApp | Rpc::UpdateAppEnv | Rpc::ControlMeta | Rpc::ProposeBalancer | Rpc::DddDiagnose => panic!("not recorded"),
+        Rpc::ClearScanner
+        | Rpc::DropApp
+        | Rpc::RecallApp
+        | Rpc::UpdateAppEnv
+        | Rpc::ControlMeta
+        | Rpc::ProposeBalancer
+        | Rpc::DddDiagnose => panic!("not recorded"),
     }
 }
 

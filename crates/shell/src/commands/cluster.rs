@@ -16,6 +16,7 @@ pub async fn nodes(session: &Session, args: Args, out: &mut Output<'_>) -> Resul
     args.end()?;
     let mut nodes = session.cluster.nodes().await?;
     nodes.sort_by(|a, b| a.node.cmp(&b.node));
+    let states = node_states(session).await;
     let mut roles = BTreeMap::new();
     let mut columns = vec!["address", "status"];
     if args.has('d') {
@@ -27,8 +28,9 @@ pub async fn nodes(session: &Session, args: Args, out: &mut Output<'_>) -> Resul
     let rows: Vec<_> = nodes
         .iter()
         .map(|state| {
-            let mut row =
-                vec![state.node.to_string(), if state.alive { "ALIVE" } else { "UNALIVE" }.to_owned()];
+            let plain = if state.alive { "ALIVE" } else { "UNALIVE" };
+            let told = states.get(state.node.as_str()).map_or(plain, String::as_str);
+            let mut row = vec![state.node.to_string(), told.to_owned()];
             if args.has('d') {
                 let Roles { primary, secondary } = roles.get(&state.node).copied().unwrap_or_default();
                 row.extend([primary + secondary, primary, secondary].map(|count| count.to_string()));
@@ -47,6 +49,18 @@ pub async fn nodes(session: &Session, args: Args, out: &mut Output<'_>) -> Resul
         ],
     )?;
     Ok(Answer::Yes)
+}
+
+/// What the leader calls the state of each node, by address: DRAINING and RETIRED are known to no other command. Empty
+/// when it does not say.
+async fn node_states(session: &Session) -> BTreeMap<String, String> {
+    let told = session.cluster.leader_command("meta.nodes", &[]).await.unwrap_or_default();
+    let nodes: Vec<serde_json::Value> = serde_json::from_str(&told).unwrap_or_default();
+    let state = |node: &serde_json::Value| {
+        let text = |key: &str| node.get(key).and_then(serde_json::Value::as_str).map(str::to_owned);
+        Some((text("address")?, text("state")?))
+    };
+    nodes.iter().filter_map(state).collect()
 }
 
 pub async fn cluster_info(session: &Session, args: Args, out: &mut Output<'_>) -> Result {

@@ -2,6 +2,7 @@
 
 mod cluster;
 mod data;
+mod placement;
 mod rows;
 mod tables;
 
@@ -72,6 +73,12 @@ commands! {
     "wait_healthy" [""] "<table> [seconds=60]": "wait until every partition has all its replicas";
     "nodes" ["d"] "[-d]": "replica-servers; -d with how many replicas they hold";
     "cluster_info" [""] "": "facts about the cluster";
+    "get_meta_level" [""] "": "what the meta-server may do now";
+    "set_meta_level" [""] "<stopped|blind|freezed|steady|lively>": "what the meta-server may do from now on, until another one leads; steady moves nothing that is healthy";
+    "balance" ["g:p:f:t:n"] "-g <app_id.index> -p move_pri|copy_pri|copy_sec -f <from> -t <to> | -n": "have one partition moved; -n shows the moves that the meta-server would make now and makes none";
+    "balance_plan" / "get_balance_plan" [""] "": "the moves that would spread primaries and copies evenly, and what nodes would hold then; nothing is moved";
+    "drain" ["uw:"] "<node> [-u] [-w seconds]": "have a node emptied that goes on working, before it is taken away; -w waits until it holds nothing, -u takes the order back";
+    "ddd_diagnose" ["g:f:"] "[-g app_id.index -f node]": "partitions of which no member is alive; -g and -f have one begin again with that node's copy: what only others hold is lost";
     "remote_command" ["l:"] "-l host:port[,...] <command> [argument ...]": "have servers execute a command";
     "timeout" [""] "[milliseconds]": "how long one operation may take; without a number tells it";
     "escape_all" [""] "[true|false]": "print every byte as \\xHH; without a word tells it";
@@ -204,6 +211,12 @@ pub async fn run(session: &mut Session, words: Vec<Vec<u8>>, out: &mut Output<'_
             "wait_healthy" => tables::wait_healthy(session, args, out).await,
             "nodes" => cluster::nodes(session, args, out).await,
             "cluster_info" => cluster::cluster_info(session, args, out).await,
+            "get_meta_level" => placement::get_level(session, args, out).await,
+            "set_meta_level" => placement::set_level(session, args, out).await,
+            "balance" => placement::balance(session, args, out).await,
+            "balance_plan" => placement::plan(session, args, out).await,
+            "drain" => placement::drain(session, args, out).await,
+            "ddd_diagnose" => placement::diagnose(session, args, out).await,
             "remote_command" => cluster::remote_command(session, args, out).await,
             "timeout" => session.set_timeout(args, out),
             "escape_all" => session.set_escape_all(args, out),

@@ -1,0 +1,155 @@
+//! What operators order of the meta-servers beyond tables: levels, moves, partitions without living members.
+
+use std::time::Duration;
+
+use pegasus_rpc::wire::meta::{
+    Address, BalancerRequest, CONFIG_ADD_SECONDARY_FOR_LB, CONFIG_ASSIGN_PRIMARY,
+    CONFIG_DOWNGRADE_TO_INACTIVE, CONFIG_DOWNGRADE_TO_SECONDARY, CONFIG_REMOVE, CONFIG_UPGRADE_TO_PRIMARY,
+    ControlMetaRequest, DddDiagnoseRequest, LEVEL_READ_ONLY, ProposalAction,
+};
+use pegasus_rpc::wire::{AdminRequest, AdminResponse, WireGpid};
+use pegasus_types::{Gpid, Node, PartitionConfig};
+
+use crate::cluster::{Cluster, nonsense};
+use crate::error::{Error, Result};
+use crate::meta::resolve;
+
+/// A move of one partition, as the shell's `balance` names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MoveKind {
+    /// The role goes to a secondary.
+    MovePrimary,
+    /// The primary's copy and role go to a node that has none.
+    CopyPrimary,
+    CopySecondary,
+}
+
+/// A partition of which no member is alive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeadPartition {
+    pub config: PartitionConfig,
+    pub reason: String,
+    /// Members, then former members, the newest first.
+    pub former: Vec<FormerMember>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FormerMember {
+    /// None: its address is not known any more.
+    pub node: Option<Node>,
+    pub alive: bool,
+    /// It has told the leader what it holds.
+    pub reported: bool,
+    /// (ballot, committed, prepared) of its copy, when it has one.
+    pub copy: Option<(i64, i64, i64)>,
+    /// Unix milliseconds; 0 = not known.
+    pub left_at_ms: i64,
+}
+
+impl Cluster {
+    /// The function level's number (`meta_function_level`).
+    pub async fn level(&self) -> Result<i32> {
+        self.control(LEVEL_READ_ONLY).await
+    }
+
+    /// Sets the function level and tells the old one.
+    pub async fn set_level(&self, level: i32) -> Result<i32> {
+        self.control(level).await
+    }
+
+    async fn control(&self, level: i32) -> Result<i32> {
+        match self.order(AdminRequest::ControlMeta(ControlMetaRequest { level })).await? {
+            AdminResponse::ControlMeta(response) => Ok(response.old_level),
+            other => Err(nonsense(&other)),
+        }
+    }
+
+    /// Has one partition moved. Returns when the order is taken up.
+    pub async fn propose_move(&self, gpid: Gpid, kind: MoveKind, from: &Node, to: &Node) -> Result<()> {
+        let steps: &[(i32, &Node, &Node)] = match kind {
+            MoveKind::MovePrimary => {
+                &[(CONFIG_DOWNGRADE_TO_SECONDARY, from, from), (CONFIG_UPGRADE_TO_PRIMARY, to, to)]
+            }
+            MoveKind::CopyPrimary => &[
+                (CONFIG_ADD_SECONDARY_FOR_LB, from, to),
+                (CONFIG_DOWNGRADE_TO_SECONDARY, from, from),
+                (CONFIG_UPGRADE_TO_PRIMARY, to, to),
+                (CONFIG_REMOVE, to, from),
+            ],
+            MoveKind::CopySecondary => {
+                &[(CONFIG_ADD_SECONDARY_FOR_LB, from, to), (CONFIG_DOWNGRADE_TO_INACTIVE, from, from)]
+            }
+        };
+        self.propose(gpid, steps).await
+    }
+
+    /// Has a partition without a living member begin again with the copy on `node`. What only others hold is lost.
+    pub async fn force_primary(&self, gpid: Gpid, node: &Node) -> Result<()> {
+        self.propose(gpid, &[(CONFIG_ASSIGN_PRIMARY, node, node)]).await
+    }
+
+    /// Steps as (kind, who does it, whom it concerns).
+    async fn propose(&self, gpid: Gpid, steps: &[(i32, &Node, &Node)]) -> Result<()> {
+        let mut action_list = Vec::with_capacity(steps.len());
+        for (kind, target, node) in steps {
+            let action =
+                ProposalAction { target: address(target).await?, node: address(node).await?, kind: *kind };
+            action_list.push(action);
+        }
+        let request = BalancerRequest { gpid: WireGpid(gpid), action_list, force: None, balance_type: None };
+        self.order(AdminRequest::ProposeBalancer(request)).await.map(drop)
+    }
+
+    /// Partitions of which no member is alive.
+    pub async fn diagnose(&self) -> Result<Vec<DeadPartition>> {
+        let request = DddDiagnoseRequest { pid: WireGpid(Gpid::new(-1, -1)) };
+        let response = match self.order(AdminRequest::DddDiagnose(request)).await? {
+            AdminResponse::DddDiagnose(response) => response,
+            other => return Err(nonsense(&other)),
+        };
+        let partitions = response.partitions.into_iter().map(|partition| DeadPartition {
+            config: partition.config.to_config(),
+            reason: partition.reason,
+            former: partition
+                .dropped
+                .iter()
+                .map(|info| FormerMember {
+                    node: info.node.node(),
+                    alive: info.is_alive,
+                    reported: info.is_collected,
+                    copy: (info.ballot >= 0).then_some((
+                        info.ballot,
+                        info.last_committed_decree,
+                        info.last_prepared_decree,
+                    )),
+                    left_at_ms: info.drop_time_ms,
+                })
+                .collect(),
+        });
+        Ok(partitions.collect())
+    }
+
+    /// Has the leading meta-server execute a command that an operator typed, and tells what it says.
+    pub async fn leader_command(&self, command: &str, arguments: &[String]) -> Result<String> {
+        let info = self.info().await?;
+        let leader =
+            info.iter().find(|(key, _)| key == "primary_meta_server").map(|(_, value)| value.as_str());
+        let leader = leader.ok_or_else(|| Error::Nonsense("nobody names the leader".to_owned()))?;
+        let leader: Node =
+            leader.parse().map_err(|_| Error::Nonsense(format!("the leader is {leader:?}")))?;
+        self.remote_command(&leader, command, arguments).await
+    }
+
+    async fn order(&self, request: AdminRequest) -> Result<AdminResponse> {
+        let within: Duration = self.options().admin_timeout;
+        self.inner.metas.admin(request, true, within).await
+    }
+}
+
+async fn address(node: &Node) -> Result<Address> {
+    let address = resolve(node).await.ok_or_else(|| Error::Invalid(format!("{node} has no IPv4 address")))?;
+    Ok(match address {
+        std::net::SocketAddr::V4(address) => Address(Some(address)),
+        std::net::SocketAddr::V6(_) => return Err(Error::Invalid(format!("{node} has no IPv4 address"))),
+    })
+}
