@@ -119,6 +119,8 @@ pub(crate) struct Catalog {
     /// Kept for the life of the process: appends under way must not bring a forgotten copy back.
     forgotten: BTreeSet<CopyKey>,
     pins: BTreeMap<u64, usize>,
+    /// So much of the log is kept although nobody needs it.
+    reserve_bytes: u64,
     /// Closed segments that are not synced yet, in order.
     pub to_sync: VecDeque<u64>,
     doomed: VecDeque<u64>,
@@ -139,6 +141,7 @@ impl Catalog {
             stats: LogStats::default(),
             forgotten: BTreeSet::new(),
             pins: BTreeMap::new(),
+            reserve_bytes: 0,
             to_sync: VecDeque::new(),
             doomed: VecDeque::new(),
             remove_failed: false,
@@ -248,7 +251,10 @@ impl Catalog {
     /// Only ever the oldest segments: then a number that is missing in the middle is a loss.
     fn collect(&mut self) {
         while let Some((number, segment)) = self.oldest() {
-            if self.pinned(number) || !self.needers(segment).is_empty() {
+            if self.pinned(number)
+                || self.bytes() - segment.bytes < self.reserve_bytes
+                || !self.needers(segment).is_empty()
+            {
                 return;
             }
             let segment = self.segments.remove(&number).expect("it was the oldest");
@@ -298,6 +304,10 @@ impl Catalog {
         }
         records.sort_by_key(|(.., location)| location.offset);
         records.into()
+    }
+
+    pub fn set_reserve(&mut self, bytes: u64) {
+        self.reserve_bytes = bytes;
     }
 
     pub fn pin(&mut self, number: u64) {

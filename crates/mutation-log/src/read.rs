@@ -147,6 +147,14 @@ impl Records {
         Ok(Pin::new(Arc::clone(&self.house), number))
     }
 
+    /// So many bytes of the newest segments are kept although nobody needs them any more: a member that comes back
+    /// before they have been written again finds what it missed here. 0 at the beginning. Each record that is kept
+    /// costs some 50 bytes of memory.
+    pub fn set_reserve(&self, bytes: u64) {
+        self.house.lock().set_reserve(bytes);
+        self.house.collect();
+    }
+
     /// The copies that keep the oldest segment, each with the decree up to which it would have to be durable
     /// to let it go. Empty while there is one segment only.
     pub fn blockers(&self) -> Vec<(Gpid, u64, Decree)> {

@@ -51,6 +51,9 @@ pegasus_config::section! {
         log_private_file_size_mb: u32 = 64, in 1..=1024;
         /// When the mutation log of a disk is larger than this (MiB), idle partitions are flushed to free it.
         log_size_mb_max: u32 = 4096, in 64..=1_048_576;
+        /// So much of the mutation log of a disk (MiB) is kept for members that come back, although it is not needed
+        /// any more; at most a quarter of log_size_mb_max. Each record costs some 50 bytes of memory.
+        log_private_reserve_max_size_mb: u32 = 256, in 0..=1_048_576;
         /// Partitions that this node copies from others at a time.
         learn_app_max_concurrent_count: u32 = 5, in 1..=100;
         /// Writes are refused while a disk is fuller than disk_min_available_space_ratio allows.
@@ -63,6 +66,16 @@ pegasus_config::section! {
         drain_linger_ms: Ms = Ms::new(5_000), in Ms::new(0)..=Ms::new(60_000);
         /// Start without disks that cannot be used, instead of not at all.
         ignore_broken_disk: bool = true;
+    }
+}
+
+pegasus_config::section! {
+    /// Copies of partitions between nodes.
+    pub struct Nfs = "nfs" {
+        /// What this node copies from others, all its disks together, in MiB/s; 0 = no limit.
+        max_copy_rate_megabytes_per_disk: u32 = 100, in 0..=100_000;
+        /// What this node gives to others to copy, all its disks together, in MiB/s; 0 = no limit.
+        max_send_rate_megabytes_per_disk: u32 = 100, in 0..=100_000;
     }
 }
 
@@ -99,6 +112,7 @@ pub struct Config {
     pub replication: Replication,
     pub storage: Storage,
     pub server: PegasusServer,
+    pub nfs: Nfs,
     /// Of the data directories, those that the black list rules out.
     pub black_listed: Vec<PathBuf>,
     /// What `/config` and `/configs` show: settings by name, a JSON object.
@@ -106,7 +120,7 @@ pub struct Config {
 }
 
 /// The sections declared here, for the list of all roles' sections.
-pub const SECTIONS: &[&SectionInfo] = &[Replication::INFO, Storage::INFO, PegasusServer::INFO];
+pub const SECTIONS: &[&SectionInfo] = &[Replication::INFO, Storage::INFO, PegasusServer::INFO, Nfs::INFO];
 
 impl Config {
     /// Reads and checks; mistakes wait in `loaded` for its `finish`.
@@ -122,6 +136,7 @@ impl Config {
             replication: loaded.section(),
             storage: loaded.section(),
             server: loaded.section(),
+            nfs: loaded.section(),
             black_listed: Vec::new(),
             shown: serde_json::Value::Null,
         };
@@ -201,6 +216,11 @@ impl Config {
             max_log_bytes: mib(self.replication.log_size_mb_max),
             ..Default::default()
         }
+    }
+
+    pub fn log_reserve_bytes(&self) -> u64 {
+        let wanted = u64::from(self.replication.log_private_reserve_max_size_mb) << 20;
+        wanted.min(self.log_options().max_log_bytes / 4)
     }
 
     pub fn engine_kind(&self) -> EngineKind {

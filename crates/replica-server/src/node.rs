@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 
 use pegasus_pacifica::{Effect, Event, NodeCore};
 use pegasus_rpc::peer::{Outbox, PeerPool};
@@ -22,6 +23,7 @@ use tokio::sync::Notify;
 use crate::disk::Disk;
 use crate::file_lanes::FileLanes;
 use crate::learn_io::Teaching;
+use crate::learn_io::rate::Rate;
 use crate::learn_io::sessions::Sessions;
 use crate::load::Broken;
 use crate::meta_link::MetaLink;
@@ -39,6 +41,10 @@ pub struct Settings {
     /// Mutations kept for peers that lag; replay keeps as many.
     pub recent: usize,
     pub page_cache: bool,
+    /// Of a disk's log; above it nothing may keep more of it.
+    pub max_log_bytes: u64,
+    /// Of a disk's log, kept for members that come back.
+    pub log_reserve_bytes: u64,
 }
 
 pub struct Shell {
@@ -53,12 +59,14 @@ pub struct Shell {
     pub shutdown: Shutdown,
     /// Copies that run at a time.
     pub learning: Arc<tokio::sync::Semaphore>,
+    /// Chunks that are read for learners at a time.
+    pub teaching: Arc<tokio::sync::Semaphore>,
     /// Ranged reads that run at a time, off the loop.
     pub reading: Arc<tokio::sync::Semaphore>,
     pub dirs: Arc<DataDirs>,
     pub state: RefCell<NodeState>,
     pub wake: Notify,
-    pub started: std::time::Instant,
+    pub started: Instant,
 }
 
 impl fmt::Debug for Shell {
@@ -84,6 +92,10 @@ pub struct NodeState {
     pub outboxes: HashMap<Node, Outbox>,
     /// Copies under way: session and the task that does it.
     pub copying: HashMap<Gpid, crate::learn_io::Copying>,
+    /// Rows of copies that are not whole yet.
+    pub partials: HashMap<Gpid, crate::learn_io::Partial>,
+    pub learn_rate: Rate,
+    pub teach_rate: Rate,
     /// Replicas whose meta file is being changed to another life.
     pub switching: BTreeSet<Gpid>,
     pub events: VecDeque<Event>,
@@ -118,6 +130,9 @@ impl NodeState {
             teaching: Sessions::new(rand::random()),
             outboxes: HashMap::new(),
             copying: HashMap::new(),
+            partials: HashMap::new(),
+            learn_rate: Rate::new(0, Instant::now()),
+            teach_rate: Rate::new(0, Instant::now()),
             switching: BTreeSet::new(),
             events: VecDeque::new(),
             listed: Vec::new(),

@@ -12,6 +12,7 @@ use pegasus_storage::{PartitionEngine, ReplicaMeta, data_dir};
 use pegasus_types::meta::ReplicaStatus;
 use pegasus_types::{AppInfo, Decree, ErrorCode, Gpid, PartitionConfig};
 
+use crate::learn_io::learner;
 use crate::node::{NodeState, Shell};
 use crate::partition::Replica;
 
@@ -253,6 +254,7 @@ fn take_out(state: &mut NodeState, gpid: Gpid) -> Option<Replica> {
     state.refuse_parked_answers(gpid);
     state.teaching.close(gpid);
     state.copying.remove(&gpid);
+    learner::drop_partial(state, gpid);
     let replica = state.replicas.remove(&gpid)?;
     state.disks[replica.disk].forget(gpid);
     if !state.replicas.keys().any(|other| other.app_id == gpid.app_id) {

@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Config;
 use crate::disk::{Disk, Finished, Logged};
 use crate::file_lanes::FileLanes;
+use crate::learn_io::teacher;
 use crate::load::{self, Found};
 use crate::meta_link::{self, MetaLink};
 use crate::node::{NodeState, Settings, Shell};
@@ -80,6 +81,7 @@ pub async fn start(config: Config, asked: Shutdown) -> anyhow::Result<Handle> {
         lanes: Rc::new(FileLanes::default()),
         shutdown: shutdown.clone(),
         learning: Arc::new(Semaphore::new(config.replication.learn_app_max_concurrent_count as usize)),
+        teaching: Arc::new(Semaphore::new(teacher::READS_AT_ONCE)),
         reading: Arc::new(Semaphore::new(RANGED_READS)),
         dirs,
         state: RefCell::new(NodeState::new(core, disks)),
@@ -87,6 +89,12 @@ pub async fn start(config: Config, asked: Shutdown) -> anyhow::Result<Handle> {
         started: Instant::now(),
     });
 
+    shell.with(|state| {
+        state.learn_rate.set(config.nfs.max_copy_rate_megabytes_per_disk);
+        state.teach_rate.set(config.nfs.max_send_rate_megabytes_per_disk);
+        // Before anything is freed.
+        state.disks.iter().for_each(|disk| disk.log.set_reserve(shell.settings.log_reserve_bytes));
+    });
     // Before anything is heard from the network, the core knows what lies here.
     shell.with(|state| state.opening = found.len());
     shell.post_all(found.iter().map(|found| Event::Opening { gpid: found.replica.gpid }));
@@ -108,7 +116,7 @@ pub async fn start(config: Config, asked: Shutdown) -> anyhow::Result<Handle> {
     let interval = config.replication.config_sync_interval_ms.0;
     shutdown.spawn_local_until(meta_link::reports(shell.clone(), interval));
     let space_every = config.replication.disk_stat_interval_seconds.0;
-    shutdown.spawn_local_until(watch::run(shell.clone(), space_every, config.log_options().max_log_bytes));
+    shutdown.spawn_local_until(watch::run(shell.clone(), space_every));
 
     let registry = registry::new(&config.cluster.cluster_name, "replica", me.as_str())?;
     let router = http::routes(&shell, registry, health.clone(), &config.shown);
@@ -198,12 +206,14 @@ impl Handle {
 
 /// So that the next start has little to replay. What is not flushed in time is in the log.
 async fn flush_engines(shell: &Rc<Shell>) {
+    let partials = shell.with(|state| std::mem::take(&mut state.partials));
     let engines: Vec<_> = shell.with(|state| {
         state.outboxes.clear();
         state.copying.clear();
         state.replicas.drain().map(|(gpid, replica)| (gpid, replica.engine)).collect()
     });
     let work = move || {
+        drop(partials);
         for (gpid, engine) in engines {
             if let Err(error) = engine.flush(true) {
                 tracing::warn!(%gpid, %error, "flush at shutdown");
@@ -222,6 +232,8 @@ fn settings(config: &Config) -> Settings {
         reject_when_full: config.replication.reject_write_when_disk_insufficient,
         recent: config.core_options().recent,
         page_cache: config.replication.durability == Durability::PageCache,
+        max_log_bytes: config.log_options().max_log_bytes,
+        log_reserve_bytes: config.log_reserve_bytes(),
     }
 }
 

@@ -10,8 +10,8 @@ use pegasus_types::Gpid;
 use tokio::time::{Instant, interval};
 
 use crate::clock;
-use crate::learn_io::teacher;
-use crate::node::{NodeState, Shell};
+use crate::learn_io::{learner, teacher};
+use crate::node::{NodeState, Settings, Shell};
 
 const EVERY: Duration = Duration::from_secs(1);
 /// A log that made no progress for so long while requests wait makes the node silent (safety-rules.md 1.7).
@@ -22,7 +22,7 @@ const GARBAGE_AFTER: Duration = Duration::from_secs(24 * 3600);
 const QUARANTINE_AFTER: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Runs until shutdown. `space_every` = how often free space is measured.
-pub async fn run(shell: Rc<Shell>, space_every: Duration, max_log_bytes: u64) {
+pub async fn run(shell: Rc<Shell>, space_every: Duration) {
     let mut ticks = interval(EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut measured: Option<Instant> = None;
@@ -39,16 +39,19 @@ pub async fn run(shell: Rc<Shell>, space_every: Duration, max_log_bytes: u64) {
             remove_set_aside(&shell);
         }
         shell.with(|state| {
-            logs(state, max_log_bytes);
+            logs(state, &shell);
             engines(state);
+            teacher::abandon(state, &shell);
         });
         teacher::expire(&shell);
+        learner::expire(&shell);
         shell.lanes.sweep();
         shell.wake.notify_one();
     }
 }
 
-fn logs(state: &mut NodeState, max_log_bytes: u64) {
+fn logs(state: &mut NodeState, shell: &Shell) {
+    let Settings { max_log_bytes, log_reserve_bytes, .. } = shell.settings;
     let healthy = state.disks.iter().all(|disk| disk.log.stalled() < LOG_STALLED);
     if healthy != state.log_healthy {
         if healthy {
@@ -62,6 +65,7 @@ fn logs(state: &mut NodeState, max_log_bytes: u64) {
     let mut flush = Vec::new();
     for disk in &mut state.disks {
         disk.retry();
+        disk.log.set_reserve(if disk.full { 0 } else { log_reserve_bytes });
         if disk.log.stats().bytes > max_log_bytes / 2 {
             flush.extend(disk.log.blockers().into_iter().map(|(gpid, ..)| gpid));
         }

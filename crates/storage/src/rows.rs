@@ -109,6 +109,10 @@ impl Loading {
         self.rows
     }
 
+    pub fn engine(&self) -> &Arc<dyn PartitionEngine> {
+        &self.engine
+    }
+
     /// All rows of the view at `decree` are here: makes them durable. The newest time that the partition knows of is
     /// then that of its newest row, but no later than `now_us`: our own clock is no witness of what was committed, and
     /// one that runs ahead would purge rows that live (safety-rules.md 5).

@@ -13,14 +13,17 @@ pub struct LearnOpen {
     pub signature: u64,
     /// Everything up to here is committed and applied at the learner.
     pub committed: Decree,
+    /// Session of which the learner has some rows already, if the teacher still knows it.
+    pub resume: Option<u64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LearnPlan {
     /// The log reaches back far enough: fetch it from `committed + 1`.
     Log,
-    /// Copy rows of the view at `decree`, then the log from `decree + 1`. `session` names the pinned view.
-    Rows { session: u64, decree: Decree },
+    /// Copy rows of the view at `decree`, then the log from `decree + 1`. `session` names the pinned view; it is the one
+    /// that the learner wanted to resume if that is possible. About so many `rows`, for whoever watches.
+    Rows { session: u64, decree: Decree, rows: u64 },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

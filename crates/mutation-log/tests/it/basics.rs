@@ -142,7 +142,16 @@ fn segments_go_when_nobody_needs_them() {
     assert_eq!(log.stats().segments, segments, "pinned");
     assert!(log.read_range(P0, copy_of(P0), Decree(1), Decree(50), usize::MAX).is_ok());
 
+    let reserve = log.stats().bytes / 2;
+    log.set_reserve(reserve);
     drop(pin);
+    log.keep_house();
+    let kept = log.stats();
+    assert!(kept.segments > 1 && kept.segments < segments && kept.bytes >= reserve, "{kept:?}");
+    let (held, _) = log.held(P0, copy_of(P0)).unwrap();
+    assert!(log.read_range(P0, copy_of(P0), held, Decree(50), usize::MAX).is_ok());
+
+    log.set_reserve(0);
     log.keep_house();
     assert_eq!(log.stats().segments, 1);
     assert_eq!(disk.list().unwrap().len(), 1);

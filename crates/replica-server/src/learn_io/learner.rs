@@ -2,16 +2,17 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pegasus_pacifica::{Event, Fault};
 use pegasus_rpc::peer::{CallError, ReplicaClient};
 use pegasus_storage::rows::Loading;
 use pegasus_storage::{EngineError, PartitionEngine, Pressure};
-use pegasus_types::learn::{LearnOpen, LearnPlan, LearnRefused, LogRequest, RowsRequest};
+use pegasus_types::learn::{LearnOpen, LearnPlan, LearnRefused, LogRequest, RowsChunk, RowsRequest};
 use pegasus_types::{Ballot, Decree, Gpid, Node};
 
-use super::Copying;
+use super::sessions::EXPIRE_MS;
+use super::{Copying, Partial, Progress, Stage};
 use crate::clock;
 use crate::node::{NodeState, Shell};
 use crate::partition::locations::Locations;
@@ -25,6 +26,12 @@ const CHUNK_BYTES: u32 = 1 << 20;
 const BUSY_PAUSE: Duration = Duration::from_millis(500);
 /// While memtables are full, their flush is waited for in such steps.
 const PRESSURE_PAUSE: Duration = Duration::from_millis(10);
+/// When flushes are behind, each chunk waits so long at most: clients come first, but the copy must come to an end.
+const PRESSURE_MOST: Duration = Duration::from_millis(200);
+/// A broken stream is taken up again, for somewhat less than the teacher keeps its session.
+const RESUME_WITHIN: Duration = Duration::from_millis(EXPIRE_MS - 10_000);
+/// Rows of an interrupted copy are kept so long: then the teacher has surely ended its session.
+const PARTIAL_WITHIN: Duration = Duration::from_millis(EXPIRE_MS + CALL_WITHIN.as_millis() as u64);
 
 /// Why a copy ended.
 #[derive(Debug, thiserror::Error)]
@@ -63,10 +70,12 @@ pub fn start(
 ) {
     tracing::info!(%gpid, teacher = %from, signature, %committed, "learning");
     let client = shell.pool.replica(&from);
+    let partial = state.partials.get(&gpid).filter(|partial| partial.teacher == from);
+    let request =
+        LearnOpen { gpid, ballot, signature, committed, resume: partial.map(|partial| partial.session) };
     let task = {
         let shell = shell.clone();
         tokio::task::spawn_local(async move {
-            let request = LearnOpen { gpid, ballot, signature, committed };
             let copied = copy(&shell, client, request).await;
             report(
                 &shell,
@@ -76,7 +85,8 @@ pub fn start(
             );
         })
     };
-    state.copying.insert(gpid, Copying { signature, task: task.abort_handle() });
+    let progress = Progress::new(from);
+    state.copying.insert(gpid, Copying { signature, progress, task: task.abort_handle() });
 }
 
 /// Fetches the next chunk of the primary's log.
@@ -96,19 +106,42 @@ pub fn fetch(
             let answer = client.learn_log(CALL_WITHIN, request).await;
             tracing::debug!(%gpid, %after, fetched = ?answer.as_ref().map(|a| a.as_ref().map(|c| (c.mutations.len(), c.committed))), "log");
             let fetched = match answer {
-                Ok(Ok(chunk)) => Ok(Event::Fetched {
-                    gpid,
-                    signature,
-                    mutations: chunk.mutations,
-                    committed: chunk.committed,
-                }),
+                Ok(Ok(chunk)) => {
+                    let bytes = chunk.mutations.iter().map(|mutation| mutation.body.len()).sum();
+                    moved(&shell, gpid, 0, bytes).await;
+                    Ok(Event::Fetched {
+                        gpid,
+                        signature,
+                        mutations: chunk.mutations,
+                        committed: chunk.committed,
+                    })
+                }
                 Ok(Err(refused)) => Err(refused.into()),
                 Err(error) => Err(Failed::from(error)),
             };
             report(&shell, gpid, signature, fetched);
         })
     };
-    state.copying.insert(gpid, Copying { signature, task: task.abort_handle() });
+    let before = state.copying.remove(&gpid).filter(|copying| copying.signature == signature);
+    let mut progress = before.map_or_else(|| Progress::new(from), |copying| copying.progress.clone());
+    progress.stage = Stage::Log;
+    state.copying.insert(gpid, Copying { signature, progress, task: task.abort_handle() });
+}
+
+/// Counts what has come, and waits until more may come.
+async fn moved(shell: &Rc<Shell>, gpid: Gpid, rows: u64, bytes: usize) {
+    let pause = shell.with(|state| {
+        state.metrics.learned_bytes += bytes as u64;
+        if let Some(Copying { progress, .. }) = state.copying.get_mut(&gpid) {
+            progress.rows += rows;
+            progress.bytes += bytes as u64;
+        }
+        state.learn_rate.moved(Instant::now(), bytes)
+    });
+    // The timer knows no less than a millisecond; what is not waited for now is owed.
+    if pause >= Duration::from_millis(1) {
+        tokio::time::sleep(pause).await;
+    }
 }
 
 fn report(shell: &Rc<Shell>, gpid: Gpid, signature: u64, result: Result<Event, Failed>) {
@@ -121,7 +154,7 @@ fn report(shell: &Rc<Shell>, gpid: Gpid, signature: u64, result: Result<Event, F
 
 /// The decree at which the engine stands in the end.
 async fn copy(shell: &Rc<Shell>, client: ReplicaClient, request: LearnOpen) -> Result<Decree, Failed> {
-    let gpid = request.gpid;
+    let (gpid, signature) = (request.gpid, request.signature);
     let slots = shell.learning.clone();
     let _slot = slots.acquire_owned().await.map_err(|_| Failed::Local("shutting down".to_owned()))?;
     while shell.with(|state| state.switching.contains(&gpid)) {
@@ -140,35 +173,172 @@ async fn copy(shell: &Rc<Shell>, client: ReplicaClient, request: LearnOpen) -> R
         }
     };
     tracing::debug!(%gpid, ?plan, "learning");
-    let (session, decree) = match plan {
-        LearnPlan::Log => return Ok(request.committed),
-        LearnPlan::Rows { session, decree } => (session, decree),
-    };
-    let copy_id = rand::random();
-    let engine = open_second_engine(shell, gpid, copy_id).await?;
-    let mut loading = Loading::new(engine.clone())?;
-    while !loading.is_done() {
-        while shell.factory.pressure() == Pressure::Stop {
-            tokio::time::sleep(PRESSURE_PAUSE).await;
+    let (session, decree, of_rows) = match plan {
+        LearnPlan::Log => {
+            shell.with(|state| {
+                state.metrics.learned_by_log += 1;
+                drop_partial(state, gpid);
+            });
+            return Ok(request.committed);
         }
-        let after = loading.after().cloned();
+        LearnPlan::Rows { session, decree, rows } => (session, decree, rows),
+    };
+    resume_or_begin(shell, &client, gpid, session, decree).await?;
+    shell.with(|state| {
+        let have = state.partials.get(&gpid).map_or(0, |partial| partial.loading.rows());
+        if let Some(Copying { progress, .. }) = state.copying.get_mut(&gpid) {
+            (progress.stage, progress.rows, progress.of_rows) = (Stage::Rows, have, of_rows);
+        }
+    });
+    let (copy_id, loading) = loop {
+        ease_pressure(shell).await;
+        let next = shell.with(|state| {
+            let partial = state.partials.get_mut(&gpid).ok_or_else(stopped)?;
+            partial.used = Instant::now();
+            let disk = state.replicas.get(&gpid).map(|replica| &state.disks[replica.disk]);
+            if disk.is_none_or(|disk| disk.full) {
+                return Err(Failed::Local("the disk is full".to_owned()));
+            }
+            Ok((!partial.loading.is_done()).then(|| partial.loading.after().cloned()))
+        })?;
+        let Some(after) = next else {
+            let whole = shell.with(|state| state.partials.remove(&gpid)).ok_or_else(stopped)?;
+            break (whole.copy_id, whole.loading);
+        };
         let rows = RowsRequest { gpid, session, after, max_bytes: CHUNK_BYTES };
-        let chunk = client.learn_rows(CALL_WITHIN, rows).await??;
-        loading = off_loop(move || {
-            loading.add(&chunk)?;
-            Ok(loading)
-        })
-        .await?;
-    }
-    let rows = loading.rows();
+        let chunk = next_rows(shell, &client, rows).await?;
+        let bytes = chunk.body.len();
+        // Not left to a stopped task: then its rows would be gone, and the copy would begin anew.
+        let mut partial = shell.with(|state| state.partials.remove(&gpid)).ok_or_else(stopped)?;
+        let added = tokio::task::spawn_local({
+            let shell = shell.clone();
+            async move {
+                let (partial, before, added) = off_loop(move || {
+                    let before = partial.loading.rows();
+                    let added = partial.loading.add(&chunk);
+                    Ok((partial, before, added))
+                })
+                .await?;
+                let rows = partial.loading.rows() - before;
+                // A copy that does not take its rows begins with an empty engine the next time.
+                added?;
+                shell.with(|state| {
+                    let newest = state.copying.get(&gpid);
+                    if newest.is_none_or(|copying| copying.signature == signature) {
+                        state.partials.insert(gpid, partial);
+                    } else {
+                        // Another copy has begun without it.
+                        drop(tokio::task::spawn_blocking(move || drop(partial)));
+                    }
+                });
+                Ok(rows)
+            }
+        });
+        let rows = added.await.unwrap_or_else(|panic| Err(Failed::Local(panic.to_string())))?;
+        moved(shell, gpid, rows, bytes).await;
+    };
+    let (rows, engine) = (loading.rows(), loading.engine().clone());
     let now_us = clock::wall_us();
     off_loop(move || Ok(loading.finish(decree, now_us)?)).await?;
     // A task of its own: begun, it must come to an end even when this copy is stopped.
-    let switched = tokio::task::spawn_local(switch(shell.clone(), gpid, request.signature, copy_id, engine));
+    let switched = tokio::task::spawn_local(switch(shell.clone(), gpid, signature, copy_id, engine));
     switched.await.unwrap_or_else(|panic| Err(Failed::Local(panic.to_string())))?;
     tracing::info!(%gpid, rows, %decree, "rows copied");
     shell.with(|state| state.metrics.learned += 1);
     Ok(decree)
+}
+
+fn stopped() -> Failed {
+    Failed::Local("the copy was stopped".to_owned())
+}
+
+/// Afterwards there is a partial copy of the session.
+async fn resume_or_begin(
+    shell: &Rc<Shell>,
+    client: &ReplicaClient,
+    gpid: Gpid,
+    session: u64,
+    decree: Decree,
+) -> Result<(), Failed> {
+    let resumed = shell.with(|state| {
+        let partial = state.partials.get(&gpid)?;
+        let is_same = (&partial.teacher, partial.session, partial.decree) == (client.node(), session, decree);
+        if !is_same {
+            drop_partial(state, gpid);
+            return None;
+        }
+        state.metrics.learn_resumed += 1;
+        Some(partial.loading.rows())
+    });
+    if let Some(rows) = resumed {
+        tracing::info!(%gpid, teacher = %client.node(), session, rows, "the copy goes on where it was");
+        return Ok(());
+    }
+    let copy_id = rand::random();
+    let engine = open_second_engine(shell, gpid, copy_id).await?;
+    let loading = Loading::new(engine)?;
+    let used = Instant::now();
+    let partial = Partial { teacher: client.node().clone(), session, decree, copy_id, loading, used };
+    shell.with(|state| state.partials.insert(gpid, partial));
+    Ok(())
+}
+
+/// Repeats what a broken connection has lost.
+async fn next_rows(
+    shell: &Rc<Shell>,
+    client: &ReplicaClient,
+    request: RowsRequest,
+) -> Result<RowsChunk, Failed> {
+    let mut broken: Option<Instant> = None;
+    loop {
+        match client.learn_rows(CALL_WITHIN, request.clone()).await {
+            Ok(Err(LearnRefused::Busy)) => {}
+            Ok(answer) => {
+                if broken.is_some() {
+                    tracing::info!(gpid = %request.gpid, teacher = %client.node(), "the copy goes on");
+                    shell.with(|state| state.metrics.learn_resumed += 1);
+                }
+                return Ok(answer?);
+            }
+            Err(error) => {
+                let since = *broken.get_or_insert_with(Instant::now);
+                tracing::debug!(gpid = %request.gpid, %error, "rows");
+                if since.elapsed() >= RESUME_WITHIN {
+                    return Err(error.into());
+                }
+            }
+        }
+        tokio::time::sleep(BUSY_PAUSE).await;
+    }
+}
+
+/// Clients' writes come first.
+async fn ease_pressure(shell: &Rc<Shell>) {
+    let begun = Instant::now();
+    loop {
+        match shell.factory.pressure() {
+            Pressure::None => return,
+            Pressure::Slow if begun.elapsed() >= PRESSURE_MOST => return,
+            Pressure::Slow | Pressure::Stop => tokio::time::sleep(PRESSURE_PAUSE).await,
+        }
+    }
+}
+
+/// Whatever is left of a copy; its directory goes with the next one, or with the replica.
+pub fn drop_partial(state: &mut NodeState, gpid: Gpid) {
+    if let Some(partial) = state.partials.remove(&gpid) {
+        // Waits for flushes and compactions.
+        drop(tokio::task::spawn_blocking(move || drop(partial)));
+    }
+}
+
+/// Ends interrupted copies that cannot be resumed any more.
+pub fn expire(shell: &Rc<Shell>) {
+    shell.with(|state| {
+        let old = |partial: &Partial| partial.used.elapsed() >= PARTIAL_WITHIN;
+        let gone: Vec<_> = state.partials.iter().filter(|(_, p)| old(p)).map(|(gpid, _)| *gpid).collect();
+        gone.into_iter().for_each(|gpid| drop_partial(state, gpid));
+    });
 }
 
 async fn off_loop<T: Send + 'static>(
@@ -221,7 +391,7 @@ async fn switch_saved(
     copy_id: u64,
     engine: Arc<dyn PartitionEngine>,
 ) -> Result<(), Failed> {
-    let gone = || Failed::Local("the copy was stopped".to_owned());
+    let gone = stopped;
     let name_life = |id: u64| {
         shell.with(|state| {
             let replica = state.replicas.get_mut(&gpid)?;

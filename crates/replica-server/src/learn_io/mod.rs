@@ -8,13 +8,23 @@
 //!   make it durable, switch to it, CopiedRows
 //!   FetchLog ── learn_log ─────────────────────▶ committed mutations
 //! ```
+//!
+//! A broken connection interrupts a copy: it goes on where it was, in the same learning or in the next one, as long as
+//! both processes live and no more than [`sessions::EXPIRE_MS`] have passed. What a node copies is bounded in number
+//! and in bytes per second, on both sides, so that clients and heartbeats do not feel it. When the log that a copy pins
+//! becomes too long, or the disk full, the copy is given up, not the disk.
 
 pub mod learner;
+pub mod rate;
 pub mod sessions;
 pub mod teacher;
 
+use std::time::Instant;
+
 use pegasus_mutation_log::Pin;
 use pegasus_storage::View;
+use pegasus_storage::rows::Loading;
+use pegasus_types::{Decree, Node};
 use tokio::task::AbortHandle;
 
 /// What a teacher keeps for a learner.
@@ -23,6 +33,8 @@ pub struct Teaching {
     /// None while a chunk is being read, and for those who need the log only.
     pub view: Option<Box<dyn View>>,
     pub has_rows: bool,
+    /// Of the view.
+    pub decree: Decree,
     pub copy_id: u64,
     /// Keeps the log from the view's decree on.
     pub _pin: Pin,
@@ -32,6 +44,7 @@ pub struct Teaching {
 #[derive(Debug)]
 pub struct Copying {
     pub signature: u64,
+    pub progress: Progress,
     task: AbortHandle,
 }
 
@@ -39,4 +52,51 @@ impl Drop for Copying {
     fn drop(&mut self) {
         self.task.abort();
     }
+}
+
+/// For whoever watches.
+#[derive(Clone, Debug)]
+pub struct Progress {
+    pub teacher: Node,
+    pub since: Instant,
+    pub stage: Stage,
+    pub rows: u64,
+    /// About so many rows there are.
+    pub of_rows: u64,
+    pub bytes: u64,
+}
+
+impl Progress {
+    fn new(teacher: Node) -> Self {
+        Self { teacher, since: Instant::now(), stage: Stage::Waiting, rows: 0, of_rows: 0, bytes: 0 }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// For its turn here, or for the teacher.
+    Waiting,
+    Rows,
+    Log,
+}
+
+impl Stage {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Rows => "rows",
+            Self::Log => "log",
+        }
+    }
+}
+
+/// Rows that are here already of a copy that was interrupted, or goes on.
+#[derive(Debug)]
+pub struct Partial {
+    teacher: Node,
+    session: u64,
+    decree: Decree,
+    copy_id: u64,
+    loading: Loading,
+    used: Instant,
 }

@@ -53,6 +53,13 @@ impl<T> Sessions<T> {
         Some(&mut session.held)
     }
 
+    /// A session goes on in another learning of the same partition.
+    pub fn resume(&mut self, now: Millis, gpid: Gpid, id: u64, signature: u64) -> Option<&mut T> {
+        let session = self.open.get_mut(&id).filter(|s| s.gpid == gpid)?;
+        (session.used, session.signature) = (now, signature);
+        Some(&mut session.held)
+    }
+
     /// The session of one learning, whatever its id.
     pub fn of(&mut self, now: Millis, gpid: Gpid, signature: u64) -> Option<&mut T> {
         let session = self.open.values_mut().find(|s| (s.gpid, s.signature) == (gpid, signature))?;
@@ -66,9 +73,13 @@ impl<T> Sessions<T> {
         before - self.open.len()
     }
 
-    /// Ends those whose learner `is_gone`: it has joined, failed, or began anew.
-    pub fn prune(&mut self, is_gone: impl Fn(Gpid, u64) -> bool) {
-        self.open.retain(|_, s| !is_gone(s.gpid, s.signature));
+    /// Ends those that are over, by partition, signature and what is held.
+    pub fn prune(&mut self, is_over: impl Fn(Gpid, u64, &T) -> bool) {
+        self.open.retain(|_, s| !is_over(s.gpid, s.signature, &s.held));
+    }
+
+    pub fn end(&mut self, id: u64) {
+        self.open.remove(&id);
     }
 
     pub fn close(&mut self, gpid: Gpid) {
@@ -100,6 +111,10 @@ mod tests {
         let again = sessions.open(Millis(20), A, 1, "newer");
         assert_eq!((sessions.len(), sessions.get(Millis(20), A, a)), (1, None));
         assert_eq!(sessions.get(Millis(20), A, again), Some(&mut "newer"));
+        assert_eq!(sessions.resume(Millis(30), B, again, 5), None);
+        assert_eq!(sessions.resume(Millis(30), A, again, 5), Some(&mut "newer"));
+        assert_eq!(sessions.of(Millis(30), A, 1), None);
+        assert_eq!(sessions.of(Millis(30), A, 5), Some(&mut "newer"));
     }
 
     #[test]
@@ -112,7 +127,7 @@ mod tests {
         assert!(!sessions.has_room());
         sessions.close(Gpid::new(1, 0));
         assert!(sessions.has_room());
-        sessions.prune(|gpid, signature| gpid.index < 10 && signature == 1);
+        sessions.prune(|gpid, signature, ()| gpid.index < 10 && signature == 1);
         assert_eq!(sessions.len(), MAX_SESSIONS - 10);
     }
 }

@@ -1,6 +1,7 @@
 //! HTTP on the node's port. Handlers run on the same thread but must be `Send`, so they ask the loop through a
 //! channel.
 
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -78,8 +79,21 @@ async fn replicas(asker: Asker) -> Response {
 
 fn replicas_json(shell: &Rc<Shell>) -> serde_json::Value {
     let stats = peer_api::stats(shell);
+    let learning: HashMap<_, _> =
+        shell.with(|state| state.copying.iter().map(|(g, c)| (*g, c.progress.clone())).collect());
     let replicas = stats.replicas.iter().map(|replica| {
+        let learning = learning.get(&replica.report.gpid).map(|progress| {
+            json!({
+                "from": progress.teacher.as_str(),
+                "stage": progress.stage.name(),
+                "rows": progress.rows,
+                "of_rows": progress.of_rows.max(progress.rows),
+                "bytes": progress.bytes,
+                "seconds": progress.since.elapsed().as_secs(),
+            })
+        });
         json!({
+            "learning": learning,
             "gpid": replica.report.gpid.to_string(),
             "status": format!("{:?}", replica.report.status),
             "ballot": replica.report.ballot.0,
@@ -114,6 +128,10 @@ fn metrics_text(shell: &Rc<Shell>) -> String {
         out.gauge("pegasus_replica_opening", "Replicas that are still being opened.", state.opening);
         out.gauge("pegasus_replica_parked_reads", "Reads that wait for the lease.", state.parked.len());
         out.gauge("pegasus_replica_learning", "Copies under way.", state.copying.len());
+        let oldest = state.copying.values().map(|c| c.progress.since.elapsed().as_secs()).max().unwrap_or(0);
+        out.gauge("pegasus_replica_learning_max_seconds", "The copy that takes longest so far.", oldest);
+        let most = state.copying.values().map(|c| c.progress.bytes).max().unwrap_or(0);
+        out.gauge("pegasus_replica_learning_max_bytes", "The copy that is largest so far.", most);
         out.gauge("pegasus_replica_teaching", "Learners that copy from here.", state.teaching.len());
         let queued: usize = state.replicas.values().map(|r| r.queue.len()).sum();
         out.gauge("pegasus_replica_queued_writes", "Writes that wait for their turn.", queued);

@@ -3,7 +3,8 @@
 use std::fmt::Write as _;
 use std::rc::Rc;
 
-use crate::node::Shell;
+use crate::learn_io::rate::Rate;
+use crate::node::{NodeState, Shell};
 
 struct Command {
     name: &'static str,
@@ -11,10 +12,24 @@ struct Command {
     run: fn(&Rc<Shell>, &[String]) -> String,
 }
 
+const COPY_RATE: &str = "nfs.max_copy_rate_megabytes_per_disk";
+const SEND_RATE: &str = "nfs.max_send_rate_megabytes_per_disk";
+
 const COMMANDS: &[Command] = &[
     Command { name: "help", help: "help [command] - this list, or one line of it", run: help },
     Command { name: "server-info", help: "server-info - version, address, start", run: server_info },
     Command { name: "replica.list", help: "replica.list - every replica of this node", run: replica_list },
+    Command { name: "replica.learning", help: "replica.learning - copies under way", run: learning },
+    Command {
+        name: COPY_RATE,
+        help: "nfs.max_copy_rate_megabytes_per_disk [n] - what this node copies from others, MiB/s; 0 = no limit",
+        run: |shell, arguments| rate(shell, COPY_RATE, arguments, |state| &mut state.learn_rate),
+    },
+    Command {
+        name: SEND_RATE,
+        help: "nfs.max_send_rate_megabytes_per_disk [n] - what others copy from this node, MiB/s; 0 = no limit",
+        run: |shell, arguments| rate(shell, SEND_RATE, arguments, |state| &mut state.teach_rate),
+    },
     Command { name: "disk.list", help: "disk.list - data directories, free space, logs", run: disk_list },
 ];
 
@@ -56,6 +71,49 @@ fn replica_list(shell: &Rc<Shell>, _: &[String]) -> String {
             );
         }
         text
+    })
+}
+
+fn learning(shell: &Rc<Shell>, _: &[String]) -> String {
+    shell.with(|state| {
+        let mut text = String::new();
+        for (gpid, copying) in &state.copying {
+            let p = &copying.progress;
+            let _ = writeln!(
+                text,
+                "{gpid} from {} for {} s: {}, {} of about {} rows, {} MB",
+                p.teacher,
+                p.since.elapsed().as_secs(),
+                p.stage.name(),
+                p.rows,
+                p.of_rows.max(p.rows),
+                p.bytes >> 20,
+            );
+        }
+        let _ = writeln!(
+            text,
+            "{} copies under way, {} learners here",
+            state.copying.len(),
+            state.teaching.len()
+        );
+        text
+    })
+}
+
+/// Shows a limit, or changes it until the next start.
+fn rate(shell: &Rc<Shell>, name: &str, arguments: &[String], of: fn(&mut NodeState) -> &mut Rate) -> String {
+    let wanted = match arguments.first().map(|text| text.parse::<u32>()) {
+        None => None,
+        Some(Ok(wanted)) => Some(wanted),
+        Some(Err(_)) => return format!("ERR: {name} {}: expected a number of MiB/s", arguments[0]),
+    };
+    shell.with(|state| {
+        let rate = of(state);
+        if let Some(wanted) = wanted {
+            rate.set(wanted);
+            tracing::info!(name, wanted, "changed by a remote command");
+        }
+        format!("{name} = {}", rate.megabytes_per_second())
     })
 }
 

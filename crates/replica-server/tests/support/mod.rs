@@ -281,6 +281,16 @@ impl FakeMeta {
         }
     }
 
+    /// Lets every primary teach `node` where it is no member.
+    pub async fn propose_everywhere(&self, node: &Node) {
+        let all: Vec<_> = self.state.borrow().configs.values().cloned().collect();
+        for config in all.into_iter().filter(|config| !config.is_member(node)) {
+            let proposal = Proposal::AddSecondary { node: node.clone() };
+            let request = ProposalRequest { gpid: config.gpid, ballot: config.ballot, proposal };
+            let _ = self.pool.replica(config.primary.as_ref().unwrap()).propose(WITHIN, request).await;
+        }
+    }
+
     /// Lets every primary teach `node`, and waits until it is a member everywhere.
     pub async fn add_everywhere(&self, node: &Node) {
         let begun = Instant::now();
@@ -291,15 +301,7 @@ impl FakeMeta {
                 return;
             }
             assert!(begun.elapsed() < Duration::from_secs(30), "{node} is still no member of {missing:?}");
-            for config in missing {
-                let request = ProposalRequest {
-                    gpid: config.gpid,
-                    ballot: config.ballot,
-                    proposal: Proposal::AddSecondary { node: node.clone() },
-                };
-                let primary = self.pool.replica(config.primary.as_ref().unwrap());
-                let _ = primary.propose(WITHIN, request).await;
-            }
+            self.propose_everywhere(node).await;
             tokio::time::sleep(Duration::from_millis(300)).await;
         }
     }
@@ -554,4 +556,20 @@ pub fn run(test: impl AsyncFnOnce()) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let local = tokio::task::LocalSet::new();
     local.block_on(&runtime, test());
+}
+
+/// Ends every connection of this process, and so of all its nodes, that leads to `node`. How many there were.
+pub fn break_connections_to(node: &TestNode) -> usize {
+    use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
+    let own = pidfd_open(getpid(), PidfdFlags::empty()).unwrap();
+    let mut broken = 0;
+    for entry in std::fs::read_dir("/proc/self/fd").unwrap() {
+        let number = entry.unwrap().file_name().to_str().unwrap().parse().unwrap();
+        let Ok(fd) = pidfd_getfd(&own, number, PidfdGetfdFlags::empty()) else { continue };
+        let peer = rustix::net::getpeername(&fd).ok().flatten().and_then(|a| SocketAddr::try_from(a).ok());
+        if peer == Some(node.address()) && rustix::net::shutdown(&fd, rustix::net::Shutdown::Both).is_ok() {
+            broken += 1;
+        }
+    }
+    broken
 }

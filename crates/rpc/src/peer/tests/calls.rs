@@ -42,7 +42,7 @@ fn every_message_of_a_replica_server_crosses() {
         assert_eq!(ack.grant, grant);
 
         let plan = peer.learn_open(SOON, learn_open(1)).await.unwrap();
-        assert_eq!(plan, Ok(LearnPlan::Rows { session: 1, decree: Decree(8) }));
+        assert_eq!(plan, Ok(LearnPlan::Rows { session: 1, decree: Decree(8), rows: 3 }));
         let refused = peer.learn_open(SOON, LearnOpen { ballot: Ballot(0), ..learn_open(1) }).await.unwrap();
         assert_eq!(refused, Err(LearnRefused::NotPrimary(Ballot(4))));
         let after = Some(Bytes::from_static(b"key"));

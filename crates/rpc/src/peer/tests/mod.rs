@@ -100,7 +100,7 @@ impl ReplicaPeer for Handler {
         if request.ballot == Ballot(0) {
             return Err(LearnRefused::NotPrimary(Ballot(4)));
         }
-        Ok(LearnPlan::Rows { session: request.signature, decree: request.committed })
+        Ok(LearnPlan::Rows { session: request.signature, decree: request.committed, rows: 3 })
     }
 
     async fn learn_rows(self, _: Context, request: RowsRequest) -> Result<RowsChunk, LearnRefused> {
@@ -323,7 +323,7 @@ fn heartbeat(seq: u64) -> Heartbeat {
 }
 
 fn learn_open(signature: u64) -> LearnOpen {
-    LearnOpen { gpid: GPID, ballot: Ballot(4), signature, committed: Decree(8) }
+    LearnOpen { gpid: GPID, ballot: Ballot(4), signature, committed: Decree(8), resume: None }
 }
 
 fn log_request() -> LogRequest {
