@@ -23,9 +23,9 @@ use crate::wire::thrift::DecodeError;
 const SLAB_BYTES: usize = 256 << 10;
 /// A read gets at least so much room; below it a new slab is made.
 const MIN_READ: usize = 32 << 10;
-/// An incomplete frame's buffer grows by at most so much at a time: a claimed length costs nothing before its
-/// bytes arrive.
-const MAX_GROWTH: usize = 1 << 20;
+/// Of an incomplete frame so much has to arrive before room for all of it is reserved: what is claimed takes address
+/// space only, and at most 64 times as much as what is counted. Until then the buffer doubles.
+const EARNEST: usize = 1 << 20;
 /// Incomplete frames up to this size do not count against the bound over all connections.
 const SMALL_PARTIAL: usize = 64 << 10;
 /// A request that a connection may have in flight whatever others hold: most are shorter.
@@ -191,8 +191,9 @@ impl Connection {
         self.count_input();
     }
 
+    /// Bytes, not capacity: pages that nothing was written to take no memory.
     fn count_input(&mut self) {
-        let held = if self.input.capacity() > SMALL_PARTIAL { self.input.capacity() } else { 0 };
+        let held = if self.input.capacity() > SMALL_PARTIAL { self.input.len() } else { 0 };
         if held != self.outbox.partial.get() {
             self.server.set_partial(&self.outbox, held);
         }
@@ -211,11 +212,7 @@ impl Connection {
         } else {
             let len = self.input.len();
             let missing = request_len(&self.input)?.map_or(MIN_READ, |total| total.saturating_sub(len));
-            self.input.reserve(missing.min(len.clamp(MIN_READ, MAX_GROWTH)));
-            self.count_input();
-            if self.outbox.evicted.get() {
-                return Poll::Ready(Err(Closed::Overloaded));
-            }
+            self.input.reserve(if len < EARNEST { missing.min(len.max(MIN_READ)) } else { missing });
             ready!(pin!(self.stream.read_buf(&mut (&mut self.input).limit(MAX_READ))).poll(cx))?
         };
         self.progress = true;

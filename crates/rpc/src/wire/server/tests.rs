@@ -419,7 +419,7 @@ fn large_frames_arrive_in_pieces_and_claimed_ones_cost_nothing() {
         while server.connection_count() > 45 {
             sleep(Duration::from_millis(1)).await;
         }
-        assert!(server.held_bytes() <= (8 << 20) + (2 << 20), "{}", server.held_bytes());
+        assert!(server.held_bytes() <= 8 << 20, "{}", server.held_bytes());
         connection.call(head(), &get(b"still here"), SOON).await.unwrap();
     });
 }
@@ -526,11 +526,11 @@ fn long_half_frames_keep_nobody_from_a_request() {
         connection.call(head(), &get(b"k"), SOON).await.unwrap();
         server.partial.set(0);
 
-        // One of a megabyte is under way; the longer ones that come meanwhile have to go.
+        // One of a megabyte is under way; some of the longer ones that come meanwhile have to go.
         let value = Bytes::from(vec![7; 1 << 20]);
         let put = frames([Request::Write(WriteRequest::Put(UpdateRequest { value, ..Default::default() }))]);
         let mut writer = TcpStream::connect(address).await.unwrap();
-        writer.write_all(&put[..900 << 10]).await.unwrap();
+        writer.write_all(&put[..100 << 10]).await.unwrap();
         let mut half = frames([get(b"k")]);
         half[16..20].copy_from_slice(&u32::to_be_bytes((64 << 20) - 48));
         half.resize(3 << 20, 0);
@@ -546,7 +546,7 @@ fn long_half_frames_keep_nobody_from_a_request() {
         while server.connection_count() > 3 {
             sleep(Duration::from_millis(5)).await;
         }
-        writer.write_all(&put[900 << 10..]).await.unwrap();
+        writer.write_all(&put[100 << 10..]).await.unwrap();
         let mut len = [0; 4];
         writer.read_exact(&mut len).await.unwrap();
         connection.call(head(), &get(b"k"), SOON).await.unwrap();
