@@ -14,6 +14,7 @@ help: ## This list
 	@echo
 	@echo "  make onebox [ONEBOX_DIR=onebox METAS=1 REPLICAS=3 PARTITIONS=8 DURABILITY=sync|page_cache"
 	@echo "               ENGINE=lsm|sled PORT_BASE=0]; ONEBOX_DIR also for the others, NAME=replica2 for one process"
+	@echo "  make zookeeper [ZOOKEEPER_DIR=zookeeper SERVERS=1 PORT_BASE=0]"
 	@echo "  make sim    [SEEDS=1000 FROM=1]"
 	@echo "  make bench  [CONNECTIONS=50 DEPTH=1,16 READS=0,100 VALUE=1024 KEYS=200000 DIST=uniform|zipfian"
 	@echo "               WINDOW=10 ROUNDS=2 REDIS=true|false]"
@@ -31,7 +32,7 @@ build: ## The release binaries; starts nothing
 
 # Builds everything before anything runs, also the servers that tests start as processes.
 test: ## All tests, also of clusters of real processes and with the Python client from PyPI
-	@.ci/tools cargo cc python pack systemd prometheus
+	@.ci/tools cargo cc python pack systemd prometheus zookeeper
 	$(CARGO) test --workspace --locked --no-fail-fast
 
 check: ## Format, lints, documentation; changes no file
@@ -109,6 +110,28 @@ onebox-logs: ## The end of the log of NAME, or of all
 
 onebox-clear: ## Kills all and removes logs and data
 	@$(call onebox,clear)
+
+# --- ZooKeeper --------------------------------------------------------------------------------------------------------
+
+ZOOKEEPER_DIR ?= zookeeper
+ZOOKEEPER = $(PROGRAMS)/pegasus_onebox --dir $(ZOOKEEPER_DIR) zookeeper
+zookeeper = [[ -x $(PROGRAMS)/pegasus_onebox ]] || $(MAKE) --no-print-directory build || exit; $(ZOOKEEPER) $(1)
+
+.PHONY: zookeeper zookeeper-list zookeeper-stop zookeeper-clear
+
+zookeeper: ## A real ZooKeeper on 127.0.0.1 (Debian's package, installed when missing); SERVERS=3: an ensemble
+	@.ci/tools cargo cc zookeeper
+	@$(CARGO) build --quiet --release --locked -p pegasus-onebox
+	@$(call zookeeper,up $(if $(SERVERS),--servers $(SERVERS)) $(if $(PORT_BASE),--port-base $(PORT_BASE)))
+
+zookeeper-list: ## NAME ADDRESS PID STATE of each server
+	@$(call zookeeper,list)
+
+zookeeper-stop: ## Stops it; what it holds stays
+	@$(call zookeeper,stop)
+
+zookeeper-clear: ## Kills it and removes what it holds
+	@$(call zookeeper,clear)
 
 # --- the bench --------------------------------------------------------------------------------------------------------
 

@@ -19,8 +19,6 @@ use crate::{Lock, Options, Plan, Role, config_file, health, ports};
 const STOP_WITHIN: Duration = Duration::from_secs(80);
 /// The kernel's work after kill -9: closing files, freeing memory.
 const KILL_WITHIN: Duration = Duration::from_secs(10);
-/// Other addresses to try when the first choice is taken.
-const ADDRESS_TRIES: usize = 20;
 /// Lines of each process's output that a failure shows.
 const LINES_SHOWN: usize = 30;
 
@@ -387,20 +385,10 @@ pub(crate) fn remove_if_there(file: &Path) -> Result<()> {
     }
 }
 
-/// 127.x.y.z at random: nobody's connections take a port there, as they do on 127.0.0.1, so that a member that was
-/// killed gets its port again.
 fn plan_on_own_address(options: Options) -> Result<Plan> {
-    for _ in 0..ADDRESS_TRIES {
-        let host = Ipv4Addr::new(
-            127,
-            rand::random_range(1..=254),
-            rand::random_range(0..=255),
-            rand::random_range(1..=254),
-        );
-        let plan = Plan { options: options.clone(), host, port_base: 0 };
-        if members(&plan)?.iter().all(|member| ports::obstacle(&member.name, member.address).is_none()) {
-            return Ok(plan);
-        }
-    }
-    bail!("no loopback address has the ports 34101, 34601.. and 34801.. free: who listens on 0.0.0.0?")
+    let plan = |host| Plan { options: options.clone(), host, port_base: 0 };
+    members(&plan(Ipv4Addr::LOCALHOST))?; // whatever is wrong with it is wrong with every address
+    let free = |member: &Member| ports::obstacle(&member.name, member.address).is_none();
+    let host = ports::own_address(|host| members(&plan(host)).is_ok_and(|all| all.iter().all(free)))?;
+    Ok(plan(host))
 }

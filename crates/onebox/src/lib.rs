@@ -39,9 +39,11 @@ mod members;
 mod options;
 mod ports;
 mod process;
+mod zookeeper;
 
 pub use cluster::{Cluster, Status, find_server};
 pub use lock::Lock;
 pub use members::{Member, Role};
 pub use options::{Durability, Engine, Options, Plan};
 pub use process::State;
+pub use zookeeper::{ZooKeeper, ZooKeeperPlan};

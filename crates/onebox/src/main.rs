@@ -1,6 +1,7 @@
 //! `pegasus_onebox`: what `make onebox` and its relatives run.
 
 mod report;
+mod zookeeper_command;
 
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -10,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, anyhow, bail};
 use clap::{Parser, Subcommand};
 use pegasus_onebox::{Cluster, Durability, Engine, Lock, Options, Plan, State};
+use zookeeper_command::ZooKeeperCommand;
 
 /// A new cluster takes seconds; one that has much to recover or to copy again takes longer.
 const HEALTHY_WITHIN: Duration = Duration::from_secs(120);
@@ -45,6 +47,9 @@ enum Command {
     },
     /// Kill everything and remove it
     Clear,
+    /// A ZooKeeper on 127.0.0.1, of Debian's package; DIR is its own
+    #[command(subcommand)]
+    Zookeeper(ZooKeeperCommand),
 }
 
 /// What is not given: as the cluster was made; in a new one the default.
@@ -95,6 +100,7 @@ fn run(cli: &Cli) -> Result<()> {
             Some(cluster) => report::logs(&cluster, name.as_deref(), *lines),
             None => report::none(dir),
         },
+        Command::Zookeeper(command) => zookeeper_command::run(dir, command),
         Command::Start { name } => on_existing(dir, |cluster, _lock| start(&cluster, name.as_deref())),
         Command::Stop { name } => on_existing(dir, |cluster, _lock| stop(&cluster, name.as_deref())),
         Command::Kill { name } => on_existing(dir, |cluster, _lock| kill(&cluster, name.as_deref())),

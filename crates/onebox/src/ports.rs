@@ -5,6 +5,10 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
 use std::path::Path;
 
+use anyhow::{Result, bail};
+
+/// Other addresses to try when the first choice is taken.
+const ADDRESS_TRIES: usize = 20;
 /// Longest part of a command line that is shown.
 const COMMAND_CHARS_MAX: usize = 100;
 
@@ -16,6 +20,23 @@ pub fn obstacle(member: &str, address: SocketAddrV4) -> Option<String> {
     }
     let holder = holder(address).unwrap_or_else(|| "a process that cannot be seen from here".to_owned());
     Some(format!("port {} of {member} is in use by {holder}", address.port()))
+}
+
+/// 127.x.y.z at random on which everything is `free`: nobody's connections take a port there, as they do on
+/// 127.0.0.1, so that a member that was killed gets its port again.
+pub fn own_address(free: impl Fn(Ipv4Addr) -> bool) -> Result<Ipv4Addr> {
+    for _ in 0..ADDRESS_TRIES {
+        let host = Ipv4Addr::new(
+            127,
+            rand::random_range(1..=254),
+            rand::random_range(0..=255),
+            rand::random_range(1..=254),
+        );
+        if free(host) {
+            return Ok(host);
+        }
+    }
+    bail!("no loopback address has the usual ports free: who listens on 0.0.0.0?")
 }
 
 /// `name (pid N): command line`.

@@ -69,11 +69,16 @@ impl MemoryStore {
     /// Cuts the session off, or reconnects it.
     pub fn set_state(&self, state: SessionState) {
         if state == SessionState::Over {
-            let mut shared = self.lock();
-            let changed = shared.tree.end_session(self.session);
-            shared.fire(&changed);
+            self.expire();
         }
         self.state.send_replace(state);
+    }
+
+    /// The store forgets the session; who holds it does not hear of it.
+    pub fn expire(&self) {
+        let mut shared = self.lock();
+        let changed = shared.tree.end_session(self.session);
+        shared.fire(&changed);
     }
 
     fn lock(&self) -> MutexGuard<'_, WatchedTree> {

@@ -18,9 +18,7 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::{oneshot, watch};
 
 use crate::memory_tree::{MemoryTree, SessionId};
-use crate::store::{
-    DEFAULT_SESSION_TIMEOUT, Datum, MetaStore, Op, OpResult, SessionState, StoreError, StoreFuture, Watch,
-};
+use crate::store::{Datum, MetaStore, Op, OpResult, SessionState, StoreError, StoreFuture, Watch};
 use crate::watched_tree::WatchedTree;
 
 /// Calls that may wait for the store's thread. The meta-server has one write and a few reads under way.
@@ -29,6 +27,8 @@ const MAX_QUEUED: usize = 1024;
 const CACHE_BYTES: u64 = 8 * 1024 * 1024;
 /// The only session that an embedded store ever has.
 const SESSION: SessionId = 1;
+/// It ends with the process alone: a disk that is slow for some seconds must not depose the only meta-server.
+const SESSION_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 3600);
 
 const SLED_DIR: &str = "sled";
 /// sled's log of everything.
@@ -122,7 +122,7 @@ impl MetaStore for SledStore {
     }
 
     fn session_timeout(&self) -> Duration {
-        DEFAULT_SESSION_TIMEOUT
+        SESSION_TIMEOUT
     }
 
     fn describe(&self) -> String {

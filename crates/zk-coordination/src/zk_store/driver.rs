@@ -4,12 +4,13 @@
 //! holds both. Requests of a session are answered in order, so what is started in order is done in order.
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::{self, FuturesUnordered};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::timeout;
 use zookeeper::{Acls, Client, CreateMode, Error, MultiWriteResult, OneshotWatcher};
 
@@ -45,12 +46,13 @@ pub async fn enter(client: Client, base: &str, acls: Acls<'static>) -> Result<Cl
     client.chroot(base).map_err(|_| StoreError::BadPath(base.into()))
 }
 
-/// Runs until the store is dropped; then ends the session.
+/// Runs until the store is dropped or `stop` is called; then ends the session.
 pub async fn run(
     client: Client,
     acls: Acls<'static>,
     mut queue: mpsc::Receiver<Job>,
     tell: watch::Sender<SessionState>,
+    stop: Arc<Notify>,
 ) {
     let mut states = client.state_watcher();
     tell.send_replace(state(client.state()));
@@ -67,6 +69,7 @@ pub async fn run(
                         tracing::info!(state = ?new, "session with ZooKeeper");
                     }
                 }
+                () = stop.notified(), if open => open = false,
                 job = queue.recv(), if open && under_way.len() < MAX_UNDER_WAY => match job {
                     Some(job) => under_way.push(start(&client, acls, job)),
                     None => open = false,

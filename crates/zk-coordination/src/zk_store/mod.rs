@@ -16,9 +16,10 @@
 mod driver;
 mod errors;
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use zookeeper::{Acls, Client};
 
 use crate::store::{
@@ -78,13 +79,15 @@ impl Default for Options {
     }
 }
 
-/// A session with ZooKeeper. Dropped, it ends the session soon after; [`ZooKeeperStore::close`] waits for that.
+/// A session with ZooKeeper. Dropped, it ends the session soon after, if the runtime goes on;
+/// [`ZooKeeperStore::end`] waits for that.
 #[derive(Debug)]
 pub struct ZooKeeperStore {
     described: String,
     jobs: mpsc::Sender<Job>,
     state: watch::Receiver<SessionState>,
     session_timeout: Duration,
+    stop: Arc<Notify>,
 }
 
 impl ZooKeeperStore {
@@ -113,17 +116,18 @@ impl ZooKeeperStore {
         tracing::info!(store = described, ?session_timeout, "session with ZooKeeper begun");
         let (jobs, queue) = mpsc::channel(MAX_QUEUED);
         let (tell, state) = watch::channel(SessionState::Connected);
-        tokio::spawn(driver::run(client, acls, queue, tell));
-        Ok(Self { described, jobs, state, session_timeout })
+        let stop = Arc::new(Notify::new());
+        tokio::spawn(driver::run(client, acls, queue, tell, stop.clone()));
+        Ok(Self { described, jobs, state, session_timeout, stop })
     }
 
-    /// Ends the session, so that its ephemeral nodes are gone at once. Calls under way are finished first.
-    pub async fn close(self) {
-        let Self { jobs, mut state, .. } = self;
-        drop(jobs);
+    /// Ends the session, so that its ephemeral nodes are gone at once: not after a session timeout. Calls under
+    /// way are finished first; later ones are answered with [`StoreError::SessionOver`].
+    pub async fn end(&self) {
+        self.stop.notify_one();
+        let mut state = self.state.clone();
         // An error means that the driver is gone, and the session with it.
-        let _ =
-            tokio::time::timeout(CLOSE_WITHIN, state.wait_for(|state| *state == SessionState::Over)).await;
+        let _ = state.wait_for(|state| *state == SessionState::Over).await;
     }
 
     fn call<T: Send + 'static>(
