@@ -138,7 +138,7 @@ fn all_members_dead_is_reported_and_not_forced() {
         world.create("t", 2, 2).await;
         world.healthy("t", 2).await;
         let before = world.query("t").await.partitions;
-        let survivor = Replica::start(&world.meta).await;
+        let survivor = Replica::start(std::slice::from_ref(&world.meta)).await;
         for replica in &world.replicas {
             replica.inner.speaks.set(false);
         }

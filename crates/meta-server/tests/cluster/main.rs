@@ -2,8 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod election;
 mod failures;
 mod http;
 mod metadata;
+mod metas;
 mod tables;
 mod world;

@@ -125,7 +125,10 @@ fn the_embedded_store_survives_a_restart() {
             let shutdown = Shutdown::new();
             let handle =
                 until("the store is free", async || start(config(), shutdown.clone()).await.ok()).await;
-            let replicas = [Replica::start(handle.node()).await, Replica::start(handle.node()).await];
+            let replicas = [
+                Replica::start(std::slice::from_ref(handle.node())).await,
+                Replica::start(std::slice::from_ref(handle.node())).await,
+            ];
             let client = Connection::connect(handle.address(), WITHIN).await;
             assert!(client.is_ok());
             until("it knows its cluster", async || {

@@ -18,7 +18,7 @@ fn the_first_start_makes_the_default_table() {
         .await;
         assert_eq!(world.query("other").await.err.0, ErrorCode::ObjectNotFound);
         for _ in 0..3 {
-            let replica = Replica::start(&world.meta).await;
+            let replica = Replica::start(std::slice::from_ref(&world.meta)).await;
             world.replicas.push(replica);
             // The first nodes do not get everything.
             sleep(Duration::from_millis(200)).await;
@@ -154,5 +154,83 @@ fn no_tables_at_a_low_level() {
         let world = World::start(3, &extra).await;
         assert_eq!(world.create("t", 2, 3).await.0, ErrorCode::StateFreezed);
         assert!(world.overview().await.tables.is_empty());
+    });
+}
+
+#[test]
+fn a_dropped_table_comes_back_with_its_data() {
+    local(async {
+        let mut world = World::start(3, TEMP).await;
+        world.healthy("temp", 3).await;
+        let last = world.partition(Gpid::new(1, 0)).await;
+        let primary = last.primary.clone().unwrap();
+        assert_eq!(world.recall(1, "").await.err.0, ErrorCode::AppExist);
+        assert_eq!(world.drop_table("temp", 1000).await, ErrorCode::Ok);
+        assert_eq!(world.query("temp").await.err.0, ErrorCode::ObjectNotFound);
+        assert_eq!(world.recall(9, "").await.err.0, ErrorCode::AppNotExist);
+        assert_eq!(world.recall(1, "a b").await.err.0, ErrorCode::InvalidParameters);
+        // Also when the answer of the store is lost.
+        world.store.fail_next(pegasus_zk_coordination::memory_store::Fault::LoseAnswer);
+        let back = world.recall(1, "again").await;
+        assert_eq!((back.err.0, back.info.app_name.as_str()), (ErrorCode::Ok, "again"));
+        let first = world.partition(Gpid::new(1, 0)).await;
+        assert_eq!(first.primary, Some(primary), "who had everything last");
+        assert!(first.ballot > last.ballot);
+        // The others have old copies, which they have to renew.
+        world.healthy("again", 3).await;
+
+        assert_eq!(world.drop_table("again", 1).await, ErrorCode::Ok);
+        until("its time is over", async || {
+            // A name that is refused later, so that it does not come back.
+            (world.recall(1, "a b").await.err.0 == ErrorCode::AppNotExist).then_some(())
+        })
+        .await;
+        world.stop().await.unwrap();
+    });
+}
+
+#[test]
+fn settings_of_a_table_reach_its_nodes() {
+    local(async {
+        let world = World::start(3, TEMP).await;
+        world.healthy("temp", 3).await;
+        let set = |keys: &[&str], values: &[&str]| UpdateAppEnvRequest {
+            app_name: "temp".into(),
+            op: APP_ENV_SET,
+            keys: Some(keys.iter().map(|k| (*k).to_owned()).collect()),
+            values: Some(values.iter().map(|v| (*v).to_owned()).collect()),
+            clear_prefix: None,
+        };
+        let told = |ttl: u32| {
+            world.replicas.iter().all(|replica| {
+                let known = replica.inner.configs.borrow();
+                known.values().all(|(info, _)| info.default_ttl_s() == ttl)
+            })
+        };
+        assert_eq!(world.envs(set(&["default_ttl"], &["60"])).await, (ErrorCode::Ok, String::new()));
+        until("every node knows it", async || told(60).then_some(())).await;
+        let (code, hint) = world.envs(set(&["nonsense"], &["60"])).await;
+        assert_eq!(
+            (code, hint.as_str()),
+            (ErrorCode::InvalidParameters, "app_env 'nonsense' is not supported")
+        );
+        for (bad, code) in [
+            (set(&[], &[]), ErrorCode::InvalidParameters),
+            (set(&["default_ttl"], &[]), ErrorCode::InvalidParameters),
+            (UpdateAppEnvRequest { op: 9, ..set(&[], &[]) }, ErrorCode::InvalidParameters),
+            (UpdateAppEnvRequest { op: APP_ENV_DEL, ..set(&[], &[]) }, ErrorCode::InvalidParameters),
+            (
+                UpdateAppEnvRequest { app_name: "no".into(), ..set(&["default_ttl"], &["1"]) },
+                ErrorCode::AppNotExist,
+            ),
+        ] {
+            assert_eq!(world.envs(bad.clone()).await.0, code, "{bad:?}");
+        }
+        let overview = world.overview().await;
+        assert_eq!(overview.tables[0].info.envs.len(), 1);
+        let clear = UpdateAppEnvRequest { op: APP_ENV_CLEAR, ..set(&[], &[]) };
+        let (code, hint) = world.envs(clear).await;
+        assert_eq!((code, hint.as_str()), (ErrorCode::Ok, "deleted keys: default_ttl"));
+        until("every node forgets it", async || told(0).then_some(())).await;
     });
 }

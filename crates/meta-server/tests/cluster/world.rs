@@ -51,8 +51,13 @@ pub async fn until<T>(what: &str, mut f: impl AsyncFnMut() -> Option<T>) -> T {
 
 /// A configuration with short times.
 pub fn config(extra: &str) -> Config {
+    config_at("127.0.0.1", 0, extra)
+}
+
+/// The same, with the meta-server at this address.
+pub fn config_at(host: &str, port: u16, extra: &str) -> Config {
     let text = format!(
-        "[apps.meta]\nports = 0\n[network]\nprimary_interface = lo\n\
+        "[apps.meta]\nports = {port}\n[network]\nexplicit_host_address = {host}\n\
          [replication]\ncluster_name = test\nfd_beacon_interval_seconds = 50ms\nfd_grace_seconds = 1\n\
          fd_check_interval_seconds = 50ms\n[meta_server]\ncluster_root = /pegasus/test\n{extra}\n"
     );
@@ -96,7 +101,7 @@ impl World {
         let mut world =
             Self { store, shutdown, handle: Some(handle), meta, replicas: Vec::new(), client, onlooker };
         for _ in 0..replicas {
-            let replica = Replica::start(&world.meta).await;
+            let replica = Replica::start(std::slice::from_ref(&world.meta)).await;
             world.replicas.push(replica);
         }
         world
@@ -155,6 +160,21 @@ impl World {
         let request = CreateAppRequest { app_name: name.into(), options };
         match self.admin(AdminRequest::CreateApp(request)).await {
             AdminResponse::CreateApp(response) => (response.err.0, response.appid),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub async fn recall(&self, app_id: i32, new_name: &str) -> RecallAppResponse {
+        let request = RecallAppRequest { app_id, new_app_name: new_name.into() };
+        match self.admin(AdminRequest::RecallApp(request)).await {
+            AdminResponse::RecallApp(response) => response,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub async fn envs(&self, request: UpdateAppEnvRequest) -> (ErrorCode, String) {
+        match self.admin(AdminRequest::UpdateAppEnv(request)).await {
+            AdminResponse::UpdateAppEnv(response) => (response.err.0, response.hint_message),
             other => panic!("{other:?}"),
         }
     }
@@ -218,9 +238,10 @@ impl Drop for Replica {
 
 pub struct Inner {
     node: Node,
-    pub meta: MetaClient,
-    /// Dropping it would close the connections.
-    _pool: PeerPool,
+    metas: Vec<Node>,
+    /// Whom it asks: the leader as far as it knows.
+    asked: RefCell<Node>,
+    pool: PeerPool,
     incarnation: u64,
     /// Does what is proposed; off = takes notice only.
     pub obeys: Cell<bool>,
@@ -238,28 +259,29 @@ pub struct Inner {
 struct Peer(Rc<Inner>);
 
 impl Replica {
-    pub async fn start(meta: &Node) -> Self {
+    pub async fn start(metas: &[Node]) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        Self::start_at(meta, listener, BTreeMap::new())
+        Self::start_at(metas, listener, BTreeMap::new())
     }
 
     /// Kills it and starts another process at its address, which holds the same replicas.
     pub async fn restart(self) -> Self {
-        let (node, meta) = (self.node.clone(), self.inner.meta.node().clone());
+        let (node, metas) = (self.node.clone(), self.inner.metas.clone());
         let held = self.inner.held.take();
         drop(self);
         let listener = until("the old address is free", async || TcpListener::bind(node.as_str()).await.ok());
-        Self::start_at(&meta, listener.await, held)
+        Self::start_at(&metas, listener.await, held)
     }
 
-    fn start_at(meta: &Node, listener: TcpListener, held: BTreeMap<Gpid, ReplicaReport>) -> Self {
+    fn start_at(metas: &[Node], listener: TcpListener, held: BTreeMap<Gpid, ReplicaReport>) -> Self {
         let node = Node::new(listener.local_addr().unwrap().to_string());
         let identity = Rc::new(Identity::new(node.clone(), rand::random(), ""));
         let pool = PeerPool::new(identity.clone(), PoolOptions::default(), |_| {});
         let inner = Rc::new(Inner {
             node: node.clone(),
-            meta: pool.meta(meta),
-            _pool: pool,
+            metas: metas.to_vec(),
+            asked: RefCell::new(metas[0].clone()),
+            pool,
             incarnation: identity.incarnation,
             obeys: Cell::new(true),
             speaks: Cell::new(true),
@@ -286,7 +308,7 @@ impl Replica {
 
     pub async fn ask(&self, gpid: Gpid, ballot: i64, kind: ChangeKind) -> ChangeReply {
         let request = ChangeRequest { gpid, ballot: Ballot(ballot), kind, committed: Decree(0) };
-        self.inner.meta.change(WITHIN, request).await.unwrap()
+        self.inner.meta().change(WITHIN, request).await.unwrap()
     }
 }
 
@@ -306,12 +328,15 @@ async fn beacons(inner: Rc<Inner>) {
                 log_healthy: true,
                 draining: false,
             };
-            if let Ok(ack) = inner.meta.beacon(WITHIN, beacon).await {
-                assert!(ack.accepted);
-                *inner.cluster_id.borrow_mut() = ack.cluster_id;
-                if ack.wants_report {
-                    inner.clone().report().await;
+            match inner.meta().beacon(WITHIN, beacon).await {
+                Ok(ack) if ack.accepted => {
+                    *inner.cluster_id.borrow_mut() = ack.cluster_id;
+                    if ack.wants_report {
+                        inner.clone().report().await;
+                    }
                 }
+                Ok(ack) => inner.turn_to(ack.leader),
+                Err(_) => inner.turn_to(None),
             }
         }
         sleep(Duration::from_millis(50)).await;
@@ -319,13 +344,24 @@ async fn beacons(inner: Rc<Inner>) {
 }
 
 impl Inner {
+    pub fn meta(&self) -> MetaClient {
+        self.pool.meta(&self.asked.borrow())
+    }
+
+    /// To this one, or to the next.
+    fn turn_to(&self, leader: Option<Node>) {
+        let mut asked = self.asked.borrow_mut();
+        let at = self.metas.iter().position(|meta| *meta == *asked).unwrap_or(0);
+        *asked = leader.unwrap_or_else(|| self.metas[(at + 1) % self.metas.len()].clone());
+    }
+
     pub async fn report(self: Rc<Self>) {
         if !self.speaks.get() {
             return;
         }
         let replicas = self.held.borrow().values().cloned().collect();
         let report = ConfigSync { node: self.node.clone(), incarnation: self.incarnation, replicas };
-        if let Ok(ack) = self.meta.config_sync(WITHIN, report).await {
+        if let Ok(ack) = self.meta().config_sync(WITHIN, report).await {
             self.take(ack.configs);
             for gpid in ack.garbage {
                 self.held.borrow_mut().remove(&gpid);
@@ -339,6 +375,9 @@ impl Inner {
         let mut made = false;
         for (info, config) in configs {
             let mut held = self.held.borrow_mut();
+            if held.get(&config.gpid).is_some_and(|replica| replica.ballot > config.ballot) {
+                continue;
+            }
             if config.is_member(&self.node) {
                 let status = if config.is_primary(&self.node) {
                     ReplicaStatus::Primary
@@ -351,7 +390,11 @@ impl Inner {
                 replica.status = ReplicaStatus::Inactive;
             }
             let mut known = self.configs.borrow_mut();
-            let newer = known.get(&config.gpid).is_none_or(|(_, old)| config.ballot >= old.ballot);
+            // An answer to an earlier report may come after what was pushed since; real nodes report again and again.
+            let newer = known.get(&config.gpid).is_none_or(|(old_info, old)| {
+                let is_older = old_info.status != AppStatus::Creating && info.status == AppStatus::Creating;
+                config.ballot >= old.ballot && !is_older
+            });
             if newer {
                 known.insert(config.gpid, (info, config));
             }
@@ -395,7 +438,7 @@ impl ReplicaPeer for Peer {
         let ProposalRequest { gpid, ballot, .. } = request;
         tokio::task::spawn_local(async move {
             let request = ChangeRequest { gpid, ballot, kind, committed: Decree(0) };
-            let _ = inner.meta.change(WITHIN, request).await;
+            let _ = inner.meta().change(WITHIN, request).await;
         });
         ErrorCode::Ok
     }
