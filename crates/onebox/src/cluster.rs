@@ -84,6 +84,20 @@ impl Cluster {
         &self.plan
     }
 
+    /// One more replica-server, started and part of the plan from now on; its name. The meta-server gives it its share
+    /// of the replicas.
+    pub fn add_replica(&mut self) -> Result<String> {
+        let mut plan = self.plan.clone();
+        plan.options.replicas += 1;
+        plan.options.check()?;
+        let members = members(&plan)?;
+        let name = format!("replica{}", plan.options.replicas);
+        plan.write(&self.dir)?;
+        (self.plan, self.members) = (plan, members);
+        self.start_member(&name)?;
+        Ok(name)
+    }
+
     pub fn members(&self) -> &[Member] {
         &self.members
     }

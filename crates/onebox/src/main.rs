@@ -58,7 +58,7 @@ struct Wanted {
     /// Meta-servers [default: 1]
     #[arg(long)]
     metas: Option<u16>,
-    /// Replica-servers [default: 3]
+    /// Replica-servers [default: 3]; more than a cluster has are added to it
     #[arg(long)]
     replicas: Option<u16>,
     /// Partitions of table temp [default: 8]
@@ -137,9 +137,13 @@ fn up(dir: &Path, wanted: &Wanted) -> Result<()> {
     wanted.options(Options::default()).check()?; // before anything is made
     let lock = lock(dir)?;
     let (cluster, started) = match Cluster::open(dir)? {
-        Some(cluster) => {
-            wanted.check_same(dir, cluster.plan())?;
-            let started = start_or_advise(&cluster, None)?;
+        Some(mut cluster) => {
+            let more = wanted.more_replicas(cluster.plan());
+            wanted.check_same(dir, cluster.plan(), more)?;
+            let mut started = start_or_advise(&cluster, None)?;
+            for _ in 0..more {
+                started.push(cluster.add_replica()?);
+            }
             (cluster, started)
         }
         None => match create(dir, wanted) {
@@ -248,13 +252,19 @@ impl Wanted {
         }
     }
 
-    /// A cluster stays as it was made.
-    fn check_same(&self, dir: &Path, plan: &Plan) -> Result<()> {
-        let same = self.options(plan.options.clone()) == plan.options
+    /// How many replica-servers a cluster gets beyond those that it has.
+    fn more_replicas(&self, plan: &Plan) -> u16 {
+        self.replicas.map_or(0, |wanted| wanted.saturating_sub(plan.options.replicas))
+    }
+
+    /// A cluster stays as it was made, but may grow.
+    fn check_same(&self, dir: &Path, plan: &Plan, more: u16) -> Result<()> {
+        let grown = Options { replicas: plan.options.replicas + more, ..plan.options.clone() };
+        let same = self.options(plan.options.clone()) == grown
             && self.port_base.is_none_or(|base| base == plan.port_base);
         if !same {
             bail!(
-                "{} holds a onebox that was made with {}\nWithout values `make onebox` takes these; for others clear \
+                "{} holds a onebox that was made with {}\nIt may get more REPLICAS. Without values `make onebox` takes these; for others clear \
                  it first: make onebox-clear (or make a second one: ONEBOX_DIR=onebox2 PORT_BASE=1000)",
                 dir.display(),
                 plan.words()

@@ -96,7 +96,9 @@ fn similar(name: &str) -> Option<&'static str> {
     let names =
         COMMANDS.iter().flat_map(|command| [command.name].into_iter().chain(command.aliases.iter().copied()));
     let common = |other: &str| name.chars().zip(other.chars()).take_while(|(a, b)| a == b).count();
-    names.max_by_key(|other| common(other)).filter(|other| common(other) >= 2)
+    // Of several that begin alike, the one of the nearest length.
+    let likeness = |other: &&str| (common(other), std::cmp::Reverse(other.len().abs_diff(name.len())));
+    names.max_by_key(likeness).filter(|other| common(other) >= 2)
 }
 
 /// What a command says beside its output; decides the exit code.
