@@ -11,7 +11,9 @@ use pegasus_telemetry::Shutdown;
 use pegasus_types::Node;
 use pegasus_zk_coordination::store::StoreFuture;
 use pegasus_zk_coordination::tree::Tree;
-use pegasus_zk_coordination::{Election, FencedStore, Leadership, MetaStore, SessionState, StoreError, election};
+use pegasus_zk_coordination::{
+    Election, FencedStore, Leadership, MetaStore, SessionState, StoreError, election,
+};
 use tokio::sync::watch;
 use tokio::time::sleep;
 

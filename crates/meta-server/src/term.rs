@@ -23,8 +23,8 @@ use crate::persist::{self, LoadError};
 use crate::proposer::Proposer;
 use crate::published::{About, Published};
 use crate::role::Role;
-use crate::writer::{self, Job, WriterError};
 use crate::rounds;
+use crate::writer::{self, Job, WriterError};
 
 /// The term's tasks get this long to end.
 const STOP_WITHIN: Duration = Duration::from_secs(5);
@@ -165,7 +165,8 @@ fn begin(leader: &Leader, role: &Role) {
 
 /// Of a job that was never begun. Dropping its sender instead would say that its outcome is not known.
 fn refuse(job: Job) {
-    let error = TableError { code: ErrorCode::ForwardToOthers, hint: "this meta-server leads no longer".into() };
+    let error =
+        TableError { code: ErrorCode::ForwardToOthers, hint: "this meta-server leads no longer".into() };
     // Whoever asked may have given up waiting.
     match job {
         Job::Create { answer, .. } => drop(answer.send(Err(error))),

@@ -237,9 +237,7 @@ fn decide(leader: &Leader, batch: &mut [Job]) -> (Vec<Outcome>, Vec<Write>) {
                 *made |= recalled.is_ok();
                 Outcome::Recalled(recalled)
             }
-            Job::Envs { .. } if !level.allows_change() => {
-                Outcome::Envs(Err(refused("a change of settings")))
-            }
+            Job::Envs { .. } if !level.allows_change() => Outcome::Envs(Err(refused("a change of settings"))),
             Job::Envs { name, change, .. } => Outcome::Envs(draft.update_envs(name, change)),
             Job::Force { gpid, ballot, node, .. } => {
                 let stored = draft.view().partition(*gpid);

@@ -55,9 +55,7 @@ impl ClientPort {
         let standing = self.0.now();
         reply.query_config(match (standing.shown(), standing.refusal()) {
             (Some(last), _) => layout(&last.view, resolver, request),
-            (None, ErrorCode::ForwardToOthers) => {
-                QueryConfigResponse::forward(self.0.other_leader_address())
-            }
+            (None, ErrorCode::ForwardToOthers) => QueryConfigResponse::forward(self.0.other_leader_address()),
             (None, code) => QueryConfigResponse::error(code),
         });
     }
@@ -138,14 +136,10 @@ fn refusal(request: &AdminRequest, code: ErrorCode) -> AdminResponse {
         AdminRequest::ListApps(_) => {
             AdminResponse::ListApps(ListAppsResponse { err, infos: Vec::new(), hint_message: None })
         }
-        AdminRequest::ListNodes(_) => {
-            AdminResponse::ListNodes(ListNodesResponse { err, infos: Vec::new() })
+        AdminRequest::ListNodes(_) => AdminResponse::ListNodes(ListNodesResponse { err, infos: Vec::new() }),
+        AdminRequest::ClusterInfo(_) => {
+            AdminResponse::ClusterInfo(ClusterInfoResponse { err, keys: Vec::new(), values: Vec::new() })
         }
-        AdminRequest::ClusterInfo(_) => AdminResponse::ClusterInfo(ClusterInfoResponse {
-            err,
-            keys: Vec::new(),
-            values: Vec::new(),
-        }),
         AdminRequest::UpdateAppEnv(_) => {
             AdminResponse::UpdateAppEnv(UpdateAppEnvResponse { err, hint_message: String::new() })
         }
@@ -283,7 +277,8 @@ impl ClientFacing {
         }
         tokio::task::spawn_local(async move {
             // It was begun: whether it was stored is not known.
-            let lost = |_| error(ErrorCode::Timeout, "the store did not answer before the leader's term ended");
+            let lost =
+                |_| error(ErrorCode::Timeout, "the store did not answer before the leader's term ended");
             done(answered.await.unwrap_or_else(lost));
         });
     }

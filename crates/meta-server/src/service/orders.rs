@@ -64,7 +64,11 @@ pub fn retire(leader: &Leader, node: &Node, retired: bool) -> Result<(), String>
 /// What the steps of a proposal amount to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Order<N> {
-    Move { kind: Kind, from: N, to: N },
+    Move {
+        kind: Kind,
+        from: N,
+        to: N,
+    },
     Add(N),
     Remove(N),
     Promote(N),
@@ -146,7 +150,8 @@ pub fn request_move(leader: &Leader, what: Move) -> Result<(), String> {
 /// One step, told to the primary once.
 fn to_primary(leader: &Leader, gpid: Gpid, proposal: Proposal) -> Result<(), String> {
     let state = leader.state.borrow();
-    let config = state.ledger.view().partition(gpid).ok_or_else(|| format!("there is no partition {gpid}"))?;
+    let config =
+        state.ledger.view().partition(gpid).ok_or_else(|| format!("there is no partition {gpid}"))?;
     let primary = config.primary.clone().ok_or_else(|| format!("{gpid} has no primary"))?;
     let (node, fits) = match &proposal {
         Proposal::AddSecondary { node } => (node, !config.is_member(node) && state.liveness.is_usable(node)),
