@@ -3,16 +3,19 @@
 //! | word | meaning |
 //! |---|---|
 //! | [`TestCluster`] | processes of its own, ended with the test; one at a time, for a machine of two cores |
+//! | [`Known`] | clients that know what they may read at any time |
 //! | [`Writers`] | clients that write all the time and remember what was acknowledged |
 //!
 //! A test is as strict as the promise that it tests: what was acknowledged is readable, always. Times are another
 //! matter on a machine that also compiles: tests have generous bounds, and print what they have measured.
 
+mod known;
 pub mod model;
 mod process;
 mod test_cluster;
 mod writers;
 
+pub use known::{Known, Load, Seen};
 pub use process::Usage;
 pub use test_cluster::{TestCluster, block_on, env_or};
 pub use writers::{Acknowledged, Writers};

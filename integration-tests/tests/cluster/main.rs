@@ -9,5 +9,8 @@ mod failover;
 mod first_session;
 mod garbage;
 mod idle;
+mod metas_gone;
 mod python;
 mod restart;
+mod rolling;
+mod rounds;
