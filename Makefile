@@ -13,7 +13,8 @@ help: ## This list
 	@awk -F ':.*## ' '/^[a-z_-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo "  make onebox [ONEBOX_DIR=onebox METAS=1 REPLICAS=3 PARTITIONS=8 DURABILITY=sync|page_cache"
-	@echo "               ENGINE=lsm|sled PORT_BASE=0]; ONEBOX_DIR also for the others, NAME=replica2 for one process"
+	@echo "               ENGINE=lsm|sled COORDINATION=embedded|zookeeper SERVERS=1 PORT_BASE=0];"
+	@echo "               ONEBOX_DIR also for the others, NAME=replica2 for one process"
 	@echo "  make zookeeper [ZOOKEEPER_DIR=zookeeper SERVERS=1 PORT_BASE=0]"
 	@echo "  make sim    [SEEDS=1000 FROM=1]"
 	@echo "  make bench  [CONNECTIONS=50 DEPTH=1,16 READS=0,100 VALUE=1024 KEYS=200000 DIST=uniform|zipfian"
@@ -86,11 +87,13 @@ onebox = if [[ ! -x $(PROGRAMS)/pegasus_onebox && ! -e $(ONEBOX_DIR)/cluster.jso
 # Given ones only: an existing onebox keeps what it was made with.
 ONEBOX_FLAGS = $(if $(METAS),--metas $(METAS)) $(if $(REPLICAS),--replicas $(REPLICAS)) \
 	$(if $(PARTITIONS),--partitions $(PARTITIONS)) $(if $(DURABILITY),--durability $(DURABILITY)) \
-	$(if $(ENGINE),--engine $(ENGINE)) $(if $(PORT_BASE),--port-base $(PORT_BASE))
+	$(if $(ENGINE),--engine $(ENGINE)) $(if $(PORT_BASE),--port-base $(PORT_BASE)) \
+	$(if $(COORDINATION),--coordination $(COORDINATION)) $(if $(SERVERS),--zookeepers $(SERVERS))
 
 .PHONY: onebox onebox-list onebox-start onebox-stop onebox-kill onebox-logs onebox-clear
 
 onebox: build ## A whole cluster on 127.0.0.1; waits until it is healthy
+	@$(if $(filter zookeeper,$(COORDINATION)),.ci/tools zookeeper)
 	@$(ONEBOX) up $(ONEBOX_FLAGS)
 
 onebox-list: ## NAME ROLE ADDRESS PID STATE of each process

@@ -15,7 +15,7 @@ use pegasus_zk_coordination::{
     Election, FencedStore, Leadership, MetaStore, SessionState, StoreError, election,
 };
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use crate::persist;
 use crate::published::About;
@@ -27,6 +27,8 @@ use crate::writer::WriterError;
 const PAUSE: Duration = Duration::from_secs(1);
 /// After a term that failed: another meta-server has its turn first.
 const FAILED_TERM_PAUSE: Duration = Duration::from_secs(5);
+/// A store that is asked to take our place back answers within milliseconds, or not at all.
+const RESIGN_WITHIN: Duration = Duration::from_secs(2);
 /// In an error of several hundred bytes the rest is repetition.
 const MAX_REASON: usize = 500;
 
@@ -135,7 +137,10 @@ async fn session(
         () = &mut elect => follow.await,
         result = &mut follow => {
             stop.trigger();
-            elect.await;
+            // Without a store there is nobody to give it back to.
+            if timeout(RESIGN_WITHIN, &mut elect).await.is_err() {
+                tracing::warn!("the store does not answer: our place there ends with the session");
+            }
             result
         }
     }

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use crate::members::{Member, members, meta_list};
 use crate::process::{LOOK_INTERVAL, Launch, State, Ticket};
-use crate::{Lock, Options, Plan, Role, config_file, health, ports};
+use crate::{Lock, Options, Plan, Role, ZooKeeper, config_file, health, ports};
 
 /// A replica-server hands its partitions over first, in at most 60 s, and bounds its own clean end by 15 s; later it
 /// hangs.
@@ -168,7 +168,7 @@ impl Cluster {
                 idle.push(*member);
             }
         }
-        let taken: Vec<_> = idle.iter().filter_map(|m| ports::obstacle(&m.name, m.address)).collect();
+        let taken: Vec<_> = idle.iter().flat_map(|member| self.obstacles(member)).collect();
         if !taken.is_empty() {
             bail!("{}", taken.join("\n"));
         }
@@ -178,7 +178,30 @@ impl Cluster {
         Ok(idle.iter().map(|member| member.name.clone()).collect())
     }
 
+    fn obstacles(&self, member: &Member) -> Vec<String> {
+        match self.zookeeper_of(member) {
+            Some((zookeeper, number)) => zookeeper.obstacles(number),
+            None => ports::obstacle(&member.name, member.address).into_iter().collect(),
+        }
+    }
+
+    /// The ZooKeeper to which it belongs, and its number there.
+    fn zookeeper_of(&self, member: &Member) -> Option<(ZooKeeper, u16)> {
+        let plan = self.plan.zookeeper()?;
+        let number = plan.numbers().find(|number| ZooKeeper::name(*number) == member.name)?;
+        Some((ZooKeeper::of_cluster(&self.dir, plan, self.temporary.is_none()), number))
+    }
+
+    /// The cluster's own ZooKeeper.
+    pub fn zookeeper(&self) -> Option<ZooKeeper> {
+        let plan = self.plan.zookeeper()?;
+        Some(ZooKeeper::of_cluster(&self.dir, plan, self.temporary.is_none()))
+    }
+
     fn launch(&self, member: &Member) -> Result<()> {
+        if let Some((zookeeper, number)) = self.zookeeper_of(member) {
+            return zookeeper.launch(number).with_context(|| format!("start {}", member.name));
+        }
         let dir = &self.member_dir(&member.name);
         fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
         let config = dir.join("config.ini");
@@ -208,7 +231,12 @@ impl Cluster {
 
     /// SIGINT to all, which hands nothing over, and waits for the end; the names of those that ran.
     pub fn stop_all(&self) -> Result<Vec<String>> {
-        self.end(&self.members.iter().collect::<Vec<_>>(), Signal::INT)
+        // Meta-servers give their place back to ZooKeeper, which ends after them.
+        let is_zookeeper = |member: &&Member| member.role == Role::ZooKeeper;
+        let (last, first): (Vec<&Member>, Vec<&Member>) = self.members.iter().partition(is_zookeeper);
+        let mut ran = self.end(&first, Signal::INT)?;
+        ran.extend(self.end(&last, Signal::TERM)?);
+        Ok(ran)
     }
 
     /// kill -9, and waits for the end.

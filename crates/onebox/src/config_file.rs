@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use crate::members::{Member, meta_list};
+use crate::members::{Member, meta_list, zookeeper_list};
 use crate::{Plan, Role};
 
 const TEMPLATE: &str = include_str!("../../../config/config.ini");
@@ -32,6 +32,8 @@ pub fn text(plan: &Plan, members: &[Member], member: &Member, dir: &Path) -> Res
         ("meta_server.apps.temp", "max_replica_count", options.copies().to_string()),
         ("replication", "durability", options.durability.name().to_owned()),
         ("storage", "engine", options.engine.name().to_owned()),
+        ("meta_server", "coordination", options.coordination.name().to_owned()),
+        ("zookeeper", "hosts_list", zookeeper_list(members)),
         // Who kills a server here looks at the metrics right after.
         ("pegasus.collector", "app_stat_interval_seconds", "1".to_owned()),
     ];

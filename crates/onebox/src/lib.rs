@@ -2,7 +2,7 @@
 //!
 //! | word | meaning |
 //! |---|---|
-//! | member | one process of the cluster: `meta1`, `replica1`.., `collector` |
+//! | member | one process of the cluster: `zookeeper1`.. (with ZooKeeper), `meta1`.., `replica1`.., `collector` |
 //! | plan | how a cluster was made: options, address, ports; kept in `cluster.json` |
 //! | ticket | what we keep of a process that we started: pid and start time, so that no other one is ever signalled |
 //!
@@ -44,6 +44,6 @@ mod zookeeper;
 pub use cluster::{Cluster, Status, find_server};
 pub use lock::Lock;
 pub use members::{Member, Role};
-pub use options::{Durability, Engine, Options, Plan};
+pub use options::{Coordination, Durability, Engine, Options, Plan};
 pub use process::State;
 pub use zookeeper::{ZooKeeper, ZooKeeperPlan};

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow, bail};
 use clap::{Parser, Subcommand};
-use pegasus_onebox::{Cluster, Durability, Engine, Lock, Options, Plan, State};
+use pegasus_onebox::{Cluster, Coordination, Durability, Engine, Lock, Options, Plan, State};
 use zookeeper_command::ZooKeeperCommand;
 
 /// A new cluster takes seconds; one that has much to recover or to copy again takes longer.
@@ -70,7 +70,13 @@ struct Wanted {
     /// Storage engine [default: lsm]
     #[arg(long, value_enum)]
     engine: Option<Engine>,
-    /// Added to the ports 34601.. (meta), 34801.. (replica), 34101 (collector) [default: 0]
+    /// Where the metadata lives; several meta-servers need zookeeper [default: embedded]
+    #[arg(long, value_enum)]
+    coordination: Option<Coordination>,
+    /// Servers of the cluster's own ZooKeeper: 1, 3, 5 or 7 [default: 1]
+    #[arg(long)]
+    zookeepers: Option<u16>,
+    /// Added to the ports 34601.. (meta), 34801.. (replica), 34101 (collector), 22181.. (ZooKeeper) [default: 0]
     #[arg(long)]
     port_base: Option<u16>,
     /// A further setting of all processes of a new cluster; may be repeated
@@ -239,6 +245,8 @@ impl Wanted {
             partitions: self.partitions.unwrap_or(default.partitions),
             durability: self.durability.unwrap_or(default.durability),
             engine: self.engine.unwrap_or(default.engine),
+            coordination: self.coordination.unwrap_or(default.coordination),
+            zookeepers: self.zookeepers.unwrap_or(default.zookeepers),
             sets: if self.set.is_empty() { default.sets } else { self.set.clone() },
             collector: default.collector,
         }

@@ -7,8 +7,12 @@ use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
+use crate::ZooKeeperPlan;
+
 /// More processes than this on one machine are a typing mistake.
 const REPLICAS_MAX: u16 = 64;
+/// One leads, the others only wait.
+const METAS_MAX: u16 = 9;
 /// Of table `temp`: every partition costs each replica-server memory.
 const PARTITIONS_MAX: u32 = 1024;
 
@@ -29,6 +33,26 @@ pub enum Engine {
     #[default]
     Lsm,
     Sled,
+}
+
+/// Where the meta-servers keep their metadata.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+pub enum Coordination {
+    /// In a directory of the only meta-server.
+    #[default]
+    Embedded,
+    /// In a ZooKeeper of the cluster's own, which also elects the leader.
+    Zookeeper,
+}
+
+impl Coordination {
+    /// As the configuration file spells it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Embedded => "embedded",
+            Self::Zookeeper => "zookeeper",
+        }
+    }
 }
 
 impl Durability {
@@ -60,9 +84,18 @@ pub struct Options {
     pub partitions: u32,
     pub durability: Durability,
     pub engine: Engine,
+    #[serde(default)]
+    pub coordination: Coordination,
+    /// Servers of its ZooKeeper: 1, 3, 5 or 7.
+    #[serde(default = "one")]
+    pub zookeepers: u16,
     pub collector: bool,
     /// Further settings of every process, `section.key=value`.
     pub sets: Vec<String>,
+}
+
+fn one() -> u16 {
+    1
 }
 
 impl Default for Options {
@@ -73,6 +106,8 @@ impl Default for Options {
             partitions: 8,
             durability: Durability::Sync,
             engine: Engine::Lsm,
+            coordination: Coordination::Embedded,
+            zookeepers: 1,
             collector: true,
             sets: Vec::new(),
         }
@@ -85,12 +120,17 @@ impl Options {
         if self.metas == 0 || self.replicas == 0 {
             bail!("a cluster has at least one meta-server and one replica-server");
         }
-        if self.metas > 1 {
+        if self.metas > 1 && self.coordination == Coordination::Embedded {
             bail!(
-                "METAS={}: several meta-servers choose their leader through ZooKeeper, which comes with a later \
-                 release; this one runs METAS=1",
+                "METAS={}: several meta-servers choose their leader through ZooKeeper: COORDINATION=zookeeper",
                 self.metas
             );
+        }
+        if self.metas > METAS_MAX {
+            bail!("METAS={}: at most {METAS_MAX}", self.metas);
+        }
+        if let Some(zookeeper) = self.zookeeper(Ipv4Addr::LOCALHOST, 0) {
+            zookeeper.check()?;
         }
         if self.replicas > REPLICAS_MAX {
             bail!("REPLICAS={}: at most {REPLICAS_MAX}", self.replicas);
@@ -115,6 +155,16 @@ impl Options {
     pub fn copies(&self) -> u16 {
         self.replicas.min(3)
     }
+
+    fn zookeeper(&self, host: Ipv4Addr, port_base: u16) -> Option<ZooKeeperPlan> {
+        let plan = ZooKeeperPlan {
+            servers: self.zookeepers,
+            host,
+            port_base,
+            sync: self.durability == Durability::Sync,
+        };
+        (self.coordination == Coordination::Zookeeper).then_some(plan)
+    }
 }
 
 /// Options and the place where a cluster lives. Fixed when it is made.
@@ -129,12 +179,23 @@ pub struct Plan {
 impl Plan {
     const FILE: &str = "cluster.json";
 
+    /// The cluster's own ZooKeeper, if it has one.
+    pub fn zookeeper(&self) -> Option<ZooKeeperPlan> {
+        self.options.zookeeper(self.host, self.port_base)
+    }
+
     /// As one would give it to `make onebox`.
     pub fn words(&self) -> String {
-        let Options { metas, replicas, partitions, durability, engine, sets, .. } = &self.options;
+        let Options {
+            metas, replicas, partitions, durability, engine, coordination, zookeepers, sets, ..
+        } = &self.options;
+        let coordination = match coordination {
+            Coordination::Embedded => String::new(),
+            Coordination::Zookeeper => format!("COORDINATION=zookeeper SERVERS={zookeepers} "),
+        };
         let sets: String = sets.iter().map(|set| format!(" --set {set}")).collect();
         format!(
-            "METAS={metas} REPLICAS={replicas} PARTITIONS={partitions} DURABILITY={} ENGINE={} PORT_BASE={}{sets}",
+            "METAS={metas} {coordination}REPLICAS={replicas} PARTITIONS={partitions} DURABILITY={} ENGINE={} PORT_BASE={}{sets}",
             durability.name(),
             engine.name(),
             self.port_base
@@ -176,7 +237,8 @@ mod tests {
         let sled = Options { engine: Engine::Sled, ..good.clone() };
         sled.check().unwrap();
         for (bad, why) in [
-            (Options { metas: 3, ..good.clone() }, "ZooKeeper, which comes with a later release"),
+            (Options { metas: 3, ..good.clone() }, "COORDINATION=zookeeper"),
+            (Options { metas: 10, coordination: Coordination::Zookeeper, ..good.clone() }, "at most 9"),
             (Options { metas: 0, ..good.clone() }, "at least one"),
             (Options { replicas: 0, ..good.clone() }, "at least one"),
             (Options { replicas: 65, ..good.clone() }, "at most 64"),
@@ -197,6 +259,15 @@ mod tests {
         let plan = Plan { options: Options::default(), host: Ipv4Addr::LOCALHOST, port_base: 100 };
         plan.write(dir.path()).unwrap();
         assert_eq!(Plan::read(dir.path()).unwrap(), Some(plan));
+        // One that was made before there was a choice.
+        let file = dir.path().join(Plan::FILE);
+        let mut json: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+        json["options"]
+            .as_object_mut()
+            .unwrap()
+            .retain(|key, _| key != "coordination" && key != "zookeepers");
+        std::fs::write(&file, json.to_string()).unwrap();
+        assert_eq!(Plan::read(dir.path()).unwrap().unwrap().options, Options::default());
         std::fs::write(dir.path().join(Plan::FILE), "{").unwrap();
         assert!(Plan::read(dir.path()).unwrap_err().to_string().contains("onebox-clear"));
     }

@@ -104,11 +104,12 @@ impl Progress {
 pub fn welcome(dir: &Path, cluster: &Cluster, took: Duration) -> Result<()> {
     let options = &cluster.plan().options;
     say(format!(
-        "table temp is healthy: {} partitions, {} replicas each, durability {}, engine {} (after {:.1} s)\n",
+        "table temp is healthy: {} partitions, {} replicas each, durability {}, engine {}, metadata {} (after {:.1} s)\n",
         options.partitions,
         options.copies(),
         options.durability.name(),
         options.engine.name(),
+        options.coordination.name(),
         took.as_secs_f64()
     ));
     list(cluster)?;

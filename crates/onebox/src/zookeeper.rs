@@ -88,11 +88,16 @@ impl ZooKeeperPlan {
         Ok(())
     }
 
+    /// Where clients reach a server.
+    pub fn client_address(&self, number: u16) -> SocketAddrV4 {
+        self.address(CLIENT_PORT, number)
+    }
+
     fn address(&self, port: u16, number: u16) -> SocketAddrV4 {
         SocketAddrV4::new(self.host, port + self.port_base + number - 1)
     }
 
-    fn numbers(&self) -> impl Iterator<Item = u16> + use<> {
+    pub fn numbers(&self) -> impl Iterator<Item = u16> + use<> {
         1..=self.servers
     }
 
@@ -124,6 +129,8 @@ impl ZooKeeperPlan {
 pub struct ZooKeeper {
     dir: PathBuf,
     plan: ZooKeeperPlan,
+    /// The servers outlive this process.
+    detached: bool,
     /// Of a test's: ends with this value.
     temporary: Option<TempDir>,
 }
@@ -140,7 +147,8 @@ impl ZooKeeper {
             plan.numbers().all(|number| obstacles(&plan, number).is_empty())
         };
         plan.host = ports::own_address(free)?;
-        let zookeeper = Self { dir: temporary.path().to_owned(), plan, temporary: Some(temporary) };
+        let dir = temporary.path().to_owned();
+        let zookeeper = Self { dir, plan, detached: false, temporary: Some(temporary) };
         zookeeper.start_all()?;
         Ok(zookeeper)
     }
@@ -152,7 +160,7 @@ impl ZooKeeper {
             Ok(bytes) => {
                 let plan = serde_json::from_slice(&bytes)
                     .with_context(|| format!("{} is not readable; remove it", file.display()))?;
-                Ok(Some(Self { dir: dir.canonicalize()?, plan, temporary: None }))
+                Ok(Some(Self { dir: dir.canonicalize()?, plan, detached: true, temporary: None }))
             }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error).with_context(|| format!("read {}", file.display())),
@@ -166,7 +174,12 @@ impl ZooKeeper {
         let file = dir.join(PLAN_FILE);
         fs::write(&file, serde_json::to_vec_pretty(&plan)?)
             .with_context(|| format!("write {}", file.display()))?;
-        Ok(Self { dir: dir.canonicalize()?, plan, temporary: None })
+        Ok(Self { dir: dir.canonicalize()?, plan, detached: true, temporary: None })
+    }
+
+    /// The servers of a cluster in the cluster's directory. The cluster ends them.
+    pub(crate) fn of_cluster(dir: &Path, plan: ZooKeeperPlan, detached: bool) -> Self {
+        Self { dir: dir.to_owned(), plan, detached, temporary: None }
     }
 
     pub fn plan(&self) -> &ZooKeeperPlan {
@@ -216,6 +229,11 @@ impl ZooKeeper {
         Ok(!self.start_those(vec![number])?.is_empty())
     }
 
+    /// Why a server cannot listen where it has to.
+    pub(crate) fn obstacles(&self, number: u16) -> Vec<String> {
+        obstacles(&self.plan, number)
+    }
+
     fn start_those(&self, numbers: Vec<u16>) -> Result<Vec<u16>> {
         let mut idle = Vec::new();
         for number in numbers {
@@ -233,7 +251,8 @@ impl ZooKeeper {
         Ok(idle)
     }
 
-    fn launch(&self, number: u16) -> Result<()> {
+    /// Starts one that does not run and whose ports are free.
+    pub(crate) fn launch(&self, number: u16) -> Result<()> {
         let dir = &self.server_dir(number);
         let data = dir.join("data");
         fs::create_dir_all(&data).with_context(|| format!("create {}", data.display()))?;
@@ -264,7 +283,7 @@ impl ZooKeeper {
             dir,
             out: &self.out_file(number),
             ticket: &self.ticket_file(number),
-            detached: self.temporary.is_none(),
+            detached: self.detached,
         };
         launch.spawn()?;
         Ok(())
