@@ -1,4 +1,4 @@
-use std::ops::Deref;
+use std::ops::{Deref, DerefMut};
 use std::str::FromStr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -60,6 +60,12 @@ impl TestCluster {
     pub fn replicas(&self) -> Vec<String> {
         let names = self.members().iter().map(|member| member.name.clone());
         names.filter(|name| name.starts_with("replica")).collect()
+    }
+}
+
+impl DerefMut for TestCluster {
+    fn deref_mut(&mut self) -> &mut Cluster {
+        &mut self.cluster
     }
 }
 

@@ -124,6 +124,11 @@ impl Acknowledged {
         self.writers.iter().map(|one| one.keys.len() - 1).sum()
     }
 
+    /// Additions to a counter of which nobody knows whether they were done.
+    pub fn unclear(&self) -> i64 {
+        self.writers.iter().map(|one| one.unclear).sum()
+    }
+
     /// The longest that a write took which was under way at `at` or began within a second of it: how long the fault of
     /// that moment was felt.
     pub fn outage(&self, at: Instant) -> Duration {

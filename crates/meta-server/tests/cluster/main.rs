@@ -7,5 +7,6 @@ mod failures;
 mod http;
 mod metadata;
 mod metas;
+mod moves;
 mod tables;
 mod world;

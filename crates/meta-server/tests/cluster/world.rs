@@ -127,7 +127,7 @@ impl World {
         self.as_onlooker().cluster_view(WITHIN).await.unwrap()
     }
 
-    async fn ask(&self, request: Request) -> Response {
+    pub async fn ask(&self, request: Request) -> Response {
         self.client.call(RequestHead::default(), &request, WITHIN).await.unwrap()
     }
 
@@ -247,6 +247,8 @@ pub struct Inner {
     pub obeys: Cell<bool>,
     /// Sends beacons and reports.
     pub speaks: Cell<bool>,
+    /// Its beacons say that it is about to end.
+    pub drains: Cell<bool>,
     pub skew_s: Cell<i64>,
     pub configs: RefCell<BTreeMap<Gpid, (AppInfo, PartitionConfig)>>,
     pub held: RefCell<BTreeMap<Gpid, ReplicaReport>>,
@@ -285,6 +287,7 @@ impl Replica {
             incarnation: identity.incarnation,
             obeys: Cell::new(true),
             speaks: Cell::new(true),
+            drains: Cell::new(false),
             skew_s: Cell::new(0),
             configs: RefCell::default(),
             held: RefCell::new(held),
@@ -326,7 +329,7 @@ async fn beacons(inner: Rc<Inner>) {
                 incarnation: inner.incarnation,
                 wall_us: (wall + inner.skew_s.get() * 1_000_000) as u64,
                 log_healthy: true,
-                draining: false,
+                draining: inner.drains.get(),
             };
             match inner.meta().beacon(WITHIN, beacon).await {
                 Ok(ack) if ack.accepted => {

@@ -79,7 +79,8 @@ impl Cure {
         if self.is_frozen(what.gpid) {
             return Err(format!("{} is frozen", what.gpid));
         }
-        if let Some(other) = self.moves.get(what.gpid).filter(|other| **other != what) {
+        let goes_on = |other: &&Move| matches!(moves::step(config, other), Step::Propose(_));
+        if let Some(other) = self.moves.get(what.gpid).filter(|other| **other != what).filter(goes_on) {
             return Err(format!("{other} is under way"));
         }
         if !liveness.is_usable(&what.to) {
