@@ -159,12 +159,12 @@ struct Made {
 async fn make(shell: &Rc<Shell>, gpid: Gpid, meta: ReplicaMeta) -> Result<Made, String> {
     let (dirs, factory) = (shell.dirs.clone(), shell.factory.clone());
     let work = move || {
-        let disk = dirs.place().ok_or("no disk takes new replicas")?;
-        let dir = disk.create_replica(&meta).map_err(|error| error.to_string())?;
+        let made = dirs.place_new(|disk| disk.create_replica(&meta).map(|dir| (disk.tag().to_owned(), dir)));
+        let (tag, dir) = made.ok_or("no disk takes new replicas")?.map_err(|error| error.to_string())?;
         let engine = engine_dir(&dir, meta.copy_id);
         std::fs::create_dir_all(&engine).map_err(|error| error.to_string())?;
         let engine = factory.open(&engine).map_err(|error| error.to_string())?;
-        Ok((disk.tag().to_owned(), dir, meta, engine))
+        Ok((tag, dir, meta, engine))
     };
     let (tag, dir, meta, engine) =
         shell.lanes.run(gpid, work).await.unwrap_or_else(|| Err("making the replica panicked".to_owned()))?;

@@ -47,6 +47,8 @@ pub struct MetaLink {
     all_draining: Cell<Option<bool>>,
     /// When a meta-server answered last, leader or not.
     answered_at: Cell<Option<Instant>>,
+    /// Why the last meta-server that was asked was of no help.
+    refusal: RefCell<String>,
 }
 
 /// What a meta-server answered.
@@ -64,6 +66,7 @@ impl MetaLink {
             draining: Cell::default(),
             all_draining: Cell::default(),
             answered_at: Cell::default(),
+            refusal: RefCell::default(),
         }
     }
 
@@ -142,8 +145,12 @@ impl MetaLink {
                 }
                 match answer {
                     Ok(Answer::Here(answer)) => return Some(answer),
-                    Ok(Answer::AskAnother(leader)) => self.leader.borrow_mut().redirected(&asked, leader),
+                    Ok(Answer::AskAnother(leader)) => {
+                        self.refusal.replace(format!("{asked} does not lead"));
+                        self.leader.borrow_mut().redirected(&asked, leader);
+                    }
                     Err(error) => {
+                        self.refusal.replace(format!("{asked}: {error}"));
                         self.leader.borrow_mut().failed(&asked);
                         // It may have been done: whoever asked must find out, not repeat it elsewhere.
                         if error.may_have_been_executed() {
@@ -184,7 +191,8 @@ pub async fn beacons(shell: Rc<Shell>, interval: Duration) {
                 shell.meta.report_soon();
             }
             (false, None) => {
-                tracing::warn!("no meta leader accepts our beacons");
+                let why = shell.meta.refusal.borrow();
+                tracing::warn!(%why, "no meta leader accepts our beacons");
                 silent_since = Some(begun);
             }
             (true, None) | (false, Some(_)) => {}

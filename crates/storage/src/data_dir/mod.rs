@@ -20,6 +20,7 @@ use std::collections::BTreeSet;
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use pegasus_types::Node;
@@ -85,6 +86,8 @@ pub enum DataDirError {
 #[derive(Debug)]
 pub struct DataDirs {
     dirs: Vec<DataDir>,
+    /// Held while a disk is chosen: each choice counts those before it.
+    choosing: Mutex<()>,
 }
 
 impl DataDirs {
@@ -105,7 +108,7 @@ impl DataDirs {
                 return Err(DataDirError::Twice { first, second });
             }
         }
-        let dirs = Self { dirs };
+        let dirs = Self { dirs, choosing: Mutex::new(()) };
         dirs.mark(node);
         if dirs.usable().next().is_none() {
             return Err(DataDirError::NoneUsable);
@@ -204,11 +207,33 @@ impl DataDirs {
     }
 
     /// Where a new replica goes: a normal disk with the fewest replicas, of those the one with most room.
-    pub fn place(&self) -> Option<&DataDir> {
+    fn place(&self) -> Option<&DataDir> {
         self.dirs.iter().filter(|dir| dir.state() == DiskState::Normal).min_by_key(|dir| {
             let replicas = dir.replica_count().unwrap_or(usize::MAX);
+            let replicas = replicas.saturating_add(dir.making.load(Ordering::Relaxed));
             (replicas, std::cmp::Reverse(dir.space().available_bytes))
         })
+    }
+
+    /// Makes a new replica on the disk that suits best. Many are made at a time, as when a table is created: while one
+    /// is being made its disk counts one more. None = no disk takes any.
+    pub fn place_new<T>(&self, make: impl FnOnce(&DataDir) -> T) -> Option<T> {
+        let dir = {
+            let _alone = self.choosing.lock().unwrap_or_else(PoisonError::into_inner);
+            let dir = self.place()?;
+            dir.making.fetch_add(1, Ordering::Relaxed);
+            dir
+        };
+        let _counted = Counted(&dir.making);
+        Some(make(dir))
+    }
+}
+
+struct Counted<'a>(&'a AtomicUsize);
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -216,6 +241,8 @@ impl DataDirs {
 #[derive(Debug)]
 pub struct DataDir {
     spec: DirSpec,
+    /// Replicas that are being made here.
+    making: AtomicUsize,
     min_available_percent: u64,
     /// None while broken at start.
     _lock: Option<File>,
@@ -236,6 +263,7 @@ impl DataDir {
         let path = spec.path.display().to_string();
         let broken = |why: String| Self {
             spec: spec.clone(),
+            making: AtomicUsize::new(0),
             min_available_percent,
             _lock: None,
             marker: Mutex::new(None),
@@ -268,6 +296,7 @@ impl DataDir {
         }
         let dir = Self {
             spec,
+            making: AtomicUsize::new(0),
             min_available_percent,
             _lock: Some(lock),
             last_boot_id: marker.as_ref().and_then(|m| m.boot_id.clone()),

@@ -16,6 +16,30 @@ fn open(specs: &[DirSpec]) -> Result<DataDirs, DataDirError> {
     DataDirs::open(specs, &node(), 0)
 }
 
+/// As when a table is created: none is there yet when the next disk is chosen.
+#[test]
+fn replicas_that_are_made_at_once_spread_over_the_disks() {
+    let root = tempfile::tempdir().unwrap();
+    let dirs = open(&[spec(root.path(), "a"), spec(root.path(), "b")]).unwrap();
+    let all_chosen = std::sync::Barrier::new(8);
+    std::thread::scope(|scope| {
+        for index in 0..8 {
+            let (dirs, all_chosen) = (&dirs, &all_chosen);
+            scope.spawn(move || {
+                let make = |dir: &DataDir| {
+                    all_chosen.wait();
+                    dir.create_replica(&sample(Gpid::new(1, index))).unwrap();
+                };
+                dirs.place_new(make).unwrap();
+            });
+        }
+    });
+    for dir in dirs.iter() {
+        assert_eq!(dir.replica_count().unwrap(), 4, "{}", dir.tag());
+    }
+    assert_eq!(dirs.place_new(|dir| dir.making.load(std::sync::atomic::Ordering::Relaxed)), Some(1));
+}
+
 #[test]
 fn a_directory_keeps_its_identity() {
     let root = tempfile::tempdir().unwrap();
