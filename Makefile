@@ -57,6 +57,15 @@ sim: ## A simulated cluster: SEEDS different runs, the first one is FROM
 	@.ci/tools cargo cc
 	$(CARGO) run --release --locked -p pegasus-sim -- --seeds $(SEEDS) --from $(FROM)
 
+RUNS ?= 20
+# `make bench` has another number of that name.
+reliability_rounds = $(if $(filter command environment,$(firstword $(origin ROUNDS))),$(ROUNDS),100)
+.PHONY: reliability
+reliability: build ## Faults on clusters of its own, RUNS of each and ROUNDS of kill -9; writes docs/reliability.md
+	@.ci/tools cargo cc
+	$(CARGO) build --release --locked -p pegasus-integration-tests --bins
+	$(PROGRAMS)/pegasus_reliability --runs $(RUNS) --rounds $(reliability_rounds) --out docs/reliability.md
+
 # --- packages ---------------------------------------------------------------------------------------------------------
 
 .PHONY: pack_server pack_tools install-systemd uninstall-systemd
