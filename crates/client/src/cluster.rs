@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pegasus_rpc::wire::meta::{
-    ClusterInfoRequest, CreateAppOptions, CreateAppRequest, DropAppOptions, DropAppRequest, ListAppsRequest,
-    ListNodesRequest, NODE_ALIVE, RecallAppRequest, RemoteCommand, UpdateAppEnvRequest,
+    APP_ENV_CLEAR, APP_ENV_DEL, APP_ENV_SET, ClusterInfoRequest, CreateAppOptions, CreateAppRequest,
+    DropAppOptions, DropAppRequest, ListAppsRequest, ListNodesRequest, NODE_ALIVE, RecallAppRequest,
+    RemoteCommand, UpdateAppEnvRequest,
 };
 use pegasus_rpc::wire::{AdminRequest, AdminResponse, Request, RequestHead, Response};
 use pegasus_types::{AppId, AppInfo, AppStatus, ErrorCode, Node, PartitionConfig};
@@ -187,16 +188,47 @@ impl Cluster {
         }
     }
 
-    /// Sets environment variables of a table.
-    pub async fn set_envs(&self, name: &str, envs: &BTreeMap<String, String>) -> Result<()> {
-        let request = UpdateAppEnvRequest {
+    /// Sets environment variables of a table. Tells what the server says about it, mostly nothing.
+    pub async fn set_envs(&self, name: &str, envs: &BTreeMap<String, String>) -> Result<String> {
+        self.change_envs(UpdateAppEnvRequest {
             app_name: name.to_owned(),
-            op: 1,
+            op: APP_ENV_SET,
             keys: Some(envs.keys().cloned().collect()),
             values: Some(envs.values().cloned().collect()),
             clear_prefix: None,
-        };
-        self.admin(AdminRequest::UpdateAppEnv(request), true).await.map(drop)
+        })
+        .await
+    }
+
+    /// Deletes environment variables of a table. Tells which.
+    pub async fn delete_envs(&self, name: &str, keys: Vec<String>) -> Result<String> {
+        self.change_envs(UpdateAppEnvRequest {
+            app_name: name.to_owned(),
+            op: APP_ENV_DEL,
+            keys: Some(keys),
+            values: None,
+            clear_prefix: None,
+        })
+        .await
+    }
+
+    /// Deletes the environment variables of a table that begin with `prefix.`, or all when it is empty. Tells which.
+    pub async fn clear_envs(&self, name: &str, prefix: &str) -> Result<String> {
+        self.change_envs(UpdateAppEnvRequest {
+            app_name: name.to_owned(),
+            op: APP_ENV_CLEAR,
+            keys: None,
+            values: None,
+            clear_prefix: Some(prefix.to_owned()),
+        })
+        .await
+    }
+
+    async fn change_envs(&self, request: UpdateAppEnvRequest) -> Result<String> {
+        match self.admin(AdminRequest::UpdateAppEnv(request), true).await? {
+            AdminResponse::UpdateAppEnv(response) => Ok(response.hint_message),
+            other => Err(nonsense(&other)),
+        }
     }
 
     /// Waits until every partition of the table has a primary and all its replicas.

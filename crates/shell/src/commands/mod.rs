@@ -69,7 +69,10 @@ commands! {
     "create" ["p:r:e:fn"] "<table> [-p partitions=8] [-r replicas=3] [-e key=value,...] [-f] [-n]": "make a table and wait until it is healthy; -f fails if it exists, -n does not wait";
     "drop" ["r:f"] "<table> [-r reserve_seconds] [-f]": "drop a table; its data is kept for a while. -f fails if it does not exist";
     "recall" [""] "<app_id> [new_name]": "bring a dropped table back";
+    "get_app_envs" [""] "<table>": "environment variables of a table";
     "set_app_envs" [""] "<table> <key> <value> [<key> <value> ...]": "set environment variables of a table";
+    "del_app_envs" [""] "<table> <key> [<key> ...]": "delete environment variables of a table";
+    "clear_app_envs" ["ap:"] "<table> -a | -p prefix": "delete all environment variables of a table, or those that begin with prefix and a dot";
     "wait_healthy" [""] "<table> [seconds=60]": "wait until every partition has all its replicas";
     "nodes" ["d"] "[-d]": "replica-servers; -d with how many replicas they hold";
     "cluster_info" [""] "": "facts about the cluster";
@@ -209,7 +212,10 @@ pub async fn run(session: &mut Session, words: Vec<Vec<u8>>, out: &mut Output<'_
             "create" => tables::create(session, args, out).await,
             "drop" => tables::drop_table(session, args, out).await,
             "recall" => tables::recall(session, args, out).await,
+            "get_app_envs" => tables::get_app_envs(session, args, out).await,
             "set_app_envs" => tables::set_app_envs(session, args, out).await,
+            "del_app_envs" => tables::del_app_envs(session, args, out).await,
+            "clear_app_envs" => tables::clear_app_envs(session, args, out).await,
             "wait_healthy" => tables::wait_healthy(session, args, out).await,
             "nodes" => cluster::nodes(session, args, out).await,
             "cluster_info" => cluster::cluster_info(session, args, out).await,

@@ -309,8 +309,49 @@ pub async fn set_app_envs(session: &Session, mut args: Args, out: &mut Output<'_
     if envs.is_empty() {
         return Err(Usage("<key> <value> are missing".to_owned()).into());
     }
-    session.cluster.set_envs(&name, &envs).await?;
-    out.fact("error", "OK", "OK")?;
+    let hint = session.cluster.set_envs(&name, &envs).await?;
+    envs_changed(hint, out)
+}
+
+pub async fn get_app_envs(session: &Session, mut args: Args, out: &mut Output<'_>) -> Result {
+    let name = args.text("table")?;
+    args.end()?;
+    let tables = session.cluster.tables(Some(AppStatus::Available)).await?;
+    let table = tables.iter().find(|table| table.name == name).ok_or_else(|| Error::NoTable(name.clone()))?;
+    let envs: Vec<(&str, String)> = table.envs.iter().map(|(key, v)| (key.as_str(), v.clone())).collect();
+    out.fields("app_envs", &envs)?;
+    Ok(Answer::Yes)
+}
+
+pub async fn del_app_envs(session: &Session, mut args: Args, out: &mut Output<'_>) -> Result {
+    let name = args.text("table")?;
+    let keys: Vec<String> =
+        args.rest().into_iter().map(|key| text(key, "key")).collect::<std::result::Result<_, _>>()?;
+    if keys.is_empty() {
+        return Err(Usage("<key> is missing".to_owned()).into());
+    }
+    let hint = session.cluster.delete_envs(&name, keys).await?;
+    envs_changed(hint, out)
+}
+
+pub async fn clear_app_envs(session: &Session, mut args: Args, out: &mut Output<'_>) -> Result {
+    let name = args.text("table")?;
+    args.end()?;
+    let prefix = match (args.has('a'), args.flag('p')) {
+        (true, None) => String::new(),
+        (false, Some(prefix)) if !prefix.is_empty() => text(prefix.to_vec(), "prefix")?,
+        _ => return Err(Usage("either -a (all) or -p <prefix>".to_owned()).into()),
+    };
+    let hint = session.cluster.clear_envs(&name, &prefix).await?;
+    envs_changed(hint, out)
+}
+
+fn envs_changed(hint: String, out: &mut Output<'_>) -> Result {
+    let said = if hint.is_empty() { "OK" } else { &hint };
+    out.fact("error", "OK", said)?;
+    if !hint.is_empty() && out.is_json() {
+        out.fact("hint", hint.as_str(), &hint)?;
+    }
     Ok(Answer::Yes)
 }
 
