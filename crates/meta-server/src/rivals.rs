@@ -32,7 +32,10 @@ enum Found {
 /// Runs for ever.
 pub async fn run(role: Rc<Role>) {
     loop {
-        sleep(INTERVAL).await;
+        tokio::select! {
+            () = sleep(INTERVAL) => {}
+            () = role.look_around.notified() => {}
+        }
         if role.is_in_touch() {
             continue;
         }

@@ -16,7 +16,7 @@ use pegasus_placement::tables::Limits;
 use pegasus_rpc::peer::{Identity, PeerPool};
 use pegasus_telemetry::Health;
 use pegasus_types::{ErrorCode, Node};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::config::Config;
 use crate::leader::Leader;
@@ -72,6 +72,8 @@ pub struct Role {
     pub metrics: Rc<Metrics>,
     pub health: Health,
     in_touch: Cell<bool>,
+    /// It should be found out at once whether another one leads.
+    pub look_around: Notify,
     leader: RefCell<Option<Rc<Leader>>>,
     standing: watch::Sender<Standing>,
 }
@@ -102,6 +104,7 @@ impl Role {
             metrics: Rc::new(metrics),
             health: Health::default(),
             in_touch: Cell::new(false),
+            look_around: Notify::new(),
             leader: RefCell::default(),
             standing: watch::Sender::new(Standing::Follows(None)),
         };
@@ -122,6 +125,7 @@ impl Role {
     pub fn set_in_touch(&self, in_touch: bool) {
         if self.in_touch.replace(in_touch) != in_touch {
             self.set(self.now());
+            self.look_around.notify_one();
         }
     }
 
@@ -176,11 +180,12 @@ impl Role {
     pub fn suspend(&self) {
         let leader = self.leader.borrow_mut().take();
         let next = match leader {
-            // Right after the end of the lease nobody can have been elected yet.
-            Some(leader) => Standing::Suspended { last: leader.published.borrow().clone(), alone: true },
+            // We may have been stopped for long, and another one may lead: looked at first.
+            Some(leader) => Standing::Suspended { last: leader.published.borrow().clone(), alone: false },
             None => Standing::Follows(None),
         };
         self.set(next);
+        self.look_around.notify_one();
     }
 
     /// What was found out about others while we are suspended.

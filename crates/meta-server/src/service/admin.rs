@@ -52,7 +52,8 @@ pub fn cluster_info(published: &Published) -> Vec<(&'static str, String)> {
     vec![
         ("meta_servers", metas.join(",")),
         ("primary_meta_server", about.me.to_string()),
-        ("zookeeper_hosts", about.store.clone()),
+        // As the configuration has them; of another store its name.
+        ("zookeeper_hosts", about.store.strip_prefix("zookeeper:").unwrap_or(&about.store).to_owned()),
         ("zookeeper_root", if about.root.is_empty() { "/".into() } else { about.root.clone() }),
         ("meta_function_level", published.level.to_string()),
         ("balance_operation_count", operation_count(&published.wanted_moves)),

@@ -128,7 +128,10 @@ fn a_leader_without_the_store_shows_what_it_knows_and_decides_nothing() {
             metas.http(leader, "/readyz").await.contains("suspended").then_some(())
         })
         .await;
-        assert_eq!(metas.query(leader, "t").await, before, "clients are answered");
+        until("clients are answered, once the others were asked", async || {
+            (metas.query(leader, "t").await == before).then_some(())
+        })
+        .await;
         assert!(metas.http(leader, "/meta/app?name=t").await.starts_with("HTTP/1.1 200 "));
         assert_eq!(created(metas.ask(leader, create("u")).await), ErrorCode::ForwardToOthers);
         let renew = ChangeKind::Renew { primary: primary.clone() };
