@@ -10,7 +10,10 @@ use std::path::{Path, PathBuf};
 pub fn read(file: &Path) -> io::Result<Vec<PathBuf>> {
     match std::fs::read_to_string(file) {
         Ok(text) => Ok(paths(&text)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        // Neither is there one in a directory that does not exist, or is none.
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            Ok(Vec::new())
+        }
         Err(error) => Err(error),
     }
 }

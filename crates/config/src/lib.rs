@@ -50,7 +50,7 @@ mod value;
 pub use effective::{Effective, EffectiveKey};
 pub use load::{Loaded, Sources};
 pub use mistake::{Mistake, Mistakes, Place};
-pub use reference::default_file;
+pub use reference::{default_file, markdown};
 pub use section::{KeyInfo, Reader, Section, SectionInfo};
 pub use units::{ByteSize, Ms, Seconds};
 pub use value::{Setting, TaggedPath};

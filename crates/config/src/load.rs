@@ -142,9 +142,13 @@ impl Sources {
             section_lines: doc.sections.iter().cloned().collect(),
             values,
             known: sections.to_vec(),
+            unreadable: text.is_none() && !matches!(self.input, Input::Nothing),
             mistakes,
             warnings: doc.warnings.clone(),
         };
+        if loaded.unreadable {
+            return loaded;
+        }
         loaded.mistakes.extend(doc.mistakes.iter().cloned());
         known::check(&known, &doc, self.allow_unknown_keys, &mut loaded);
         loaded
@@ -209,6 +213,13 @@ impl Input {
                     None
                 }
             },
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                fail(
+                    0,
+                    "is not there; pegasus_server --print-default-config writes one to begin with".to_owned(),
+                );
+                None
+            }
             Err(error) => {
                 fail(0, format!("cannot be read: {error}"));
                 None
@@ -317,6 +328,8 @@ pub struct Loaded {
     section_lines: BTreeMap<String, u32>,
     values: BTreeMap<(String, String), Found>,
     known: Vec<&'static SectionInfo>,
+    /// The file could not be read: all else that is missing comes from that.
+    unreadable: bool,
     mistakes: Vec<Mistake>,
     warnings: Vec<Mistake>,
 }
@@ -414,6 +427,9 @@ impl Loaded {
     }
 
     pub(crate) fn mistake_at(&mut self, place: Place, text: String) {
+        if self.unreadable {
+            return;
+        }
         self.mistakes.push(Mistake { place, text });
     }
 

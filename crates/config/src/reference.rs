@@ -81,3 +81,42 @@ fn line(out: &mut String, text: &str) {
 fn escaped(text: &str) -> String {
     text.replace('#', "^#").replace(';', "^;")
 }
+
+/// The same as a table for readers, in Markdown: what each key means, its default, and its name in the environment.
+pub fn markdown(sections: &[&'static SectionInfo]) -> String {
+    let mut out = MARKDOWN_HEAD.to_owned();
+    let mut done = BTreeSet::new();
+    for info in sections.iter().filter(|info| done.insert(info.name)) {
+        let parts: Vec<_> = sections.iter().filter(|other| other.name == info.name).collect();
+        line(&mut out, &format!("\n## [{}]\n", info.name));
+        let doc: Vec<_> = parts.iter().flat_map(|part| part.doc).map(|line| line.trim()).collect();
+        line(&mut out, &doc.join(" "));
+        let mut keys = BTreeSet::new();
+        let keys: Vec<_> =
+            parts.iter().flat_map(|part| part.keys).filter(|key| keys.insert(key.name)).collect();
+        if keys.is_empty() {
+            continue;
+        }
+        line(&mut out, "\n| key | default | meaning |\n|---|---|---|");
+        for key in keys {
+            let meaning: Vec<_> = key.doc.iter().map(|line| line.trim()).collect();
+            let default = (key.default)();
+            let default = if default.is_empty() { "(empty)".to_owned() } else { format!("`{default}`") };
+            line(
+                &mut out,
+                &format!("| `{}` | {default} | {} |", key.name, meaning.join(" ").replace('|', "\\|")),
+            );
+        }
+    }
+    out
+}
+
+const MARKDOWN_HEAD: &str = "\
+# Configuration reference
+
+Written by `pegasus_server --print-config-reference` from the declarations in the code; a test keeps this page current.
+One file, `config.ini`, serves all roles. Its form and the order of precedence are told at the head of
+[config.ini](../config/config.ini): the environment (`PEGASUS__SECTION__KEY=value`, dots as underscores) wins over the
+file, `--set section.key=value` wins over both. Sizes take K, M, G, T; times take ms, s, m, h where the unit is not in
+the key's name. Keys and sections of Apache Pegasus that have no meaning here are accepted, and named once in the log.
+";

@@ -115,8 +115,11 @@ macro_rules! section {
                 Self { $(
                     $key: reader.value::<$ty>(::core::stringify!($key), $default, |_value| {
                         $( if !($range).contains(_value) {
-                            return ::core::option::Option::Some(
-                                ::std::format!("expected a value in {}", ::core::stringify!($range)));
+                            return ::core::option::Option::Some(::std::format!(
+                                "expected a value from {} to {}",
+                                $crate::Setting::to_text(($range).start()),
+                                $crate::Setting::to_text(($range).end()),
+                            ));
                         } )?
                         ::core::option::Option::None
                     }),

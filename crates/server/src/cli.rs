@@ -1,6 +1,6 @@
 //! The command line. Pegasus's single-dash spellings (`-app_list`, `-cargs`) are understood as well.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use anyhow::bail;
@@ -28,7 +28,8 @@ Everything on one machine, without editing the file:
       --set meta.server.list=127.0.0.1:34601 --set network.primary_interface=lo
 
 A setting comes from the file, else the environment (PEGASUS__SECTION__KEY=value) wins over it, else --set wins
-over both. Logs are in [core] data_dir/log. SIGTERM stops cleanly; a second one at once; kill -9 is safe, too.
+over both. Logs are in [core] data_dir/log. SIGTERM hands primaries over and stops; a
+second one, or Ctrl-C, stops without handing over, one more ends at once; kill -9 is safe, too.
 Addresses (one port for clients, HTTP and the other daemons): curl http://HOST:PORT/ lists what there is to see.";
 
 /// Runs roles of a Pegasus cluster.
@@ -62,6 +63,10 @@ pub struct Args {
     #[arg(long)]
     pub print_default_config: bool,
 
+    /// Print what every setting means, as Markdown, and end
+    #[arg(long)]
+    pub print_config_reference: bool,
+
     /// Unknown keys are warnings, not mistakes
     #[arg(long)]
     allow_unknown_keys: bool,
@@ -79,6 +84,12 @@ pub fn program(only: Option<Role>) -> &'static str {
         Some(Role::Replica) => "pegasus_replica_server",
         Some(Role::Collector) => "pegasus_collector",
     }
+}
+
+/// A package has one program and links to it, named as the programs of single roles.
+pub fn role_of_program(called_as: &OsStr) -> Option<Role> {
+    let name = Path::new(called_as).file_name()?.to_str()?;
+    Role::ALL.into_iter().find(|role| program(Some(*role)) == name)
 }
 
 impl Args {
@@ -174,6 +185,15 @@ mod tests {
         assert_eq!(read("x c -cargs a=b;c=d").unwrap().cargs, ["a=b;c=d"]);
         assert_eq!(read("x c --set a.b=c --set d.e=f").unwrap().set.len(), 2);
         assert!(read("x c --nonsense").is_err());
+    }
+
+    #[test]
+    fn a_link_named_as_a_role_is_that_role() {
+        let role = |name: &str| role_of_program(OsStr::new(name));
+        assert_eq!(role("/opt/x/bin/pegasus_meta_server"), Some(Role::Meta));
+        assert_eq!(role("pegasus_replica_server"), Some(Role::Replica));
+        assert_eq!(role("./pegasus_collector"), Some(Role::Collector));
+        assert_eq!(role("./pegasus_server"), None);
     }
 
     #[test]

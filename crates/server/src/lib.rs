@@ -9,11 +9,18 @@
 //!        └────── Started, Ended ──────┴─ thread "collector": the same
 //! ```
 //!
-//! The first SIGTERM or SIGINT stops the roles and waits for them, within a bound; the second one exits at once.
-//! A role that ends by itself stops the others, and the exit code is 1.
+//! The first SIGTERM lets the replica-server hand its primaries over and then stops all roles, within a bound. A second
+//! one, or SIGINT, stops them without that; one more exits at once.
+//! A role that ends by itself stops the others, and the exit code is 1. A configuration that cannot work ends with 78
+//! (EX_CONFIG of sysexits.h): starting again changes nothing, which the service units know.
 
+#[cfg(test)]
+mod broken_configs;
+mod checks;
 pub mod cli;
 mod memory;
+mod notify;
+mod pulse;
 mod role;
 mod settings;
 mod supervise;
@@ -24,8 +31,13 @@ use std::process::ExitCode;
 pub use role::Role;
 pub use settings::{Settings, sections};
 
-/// The whole program. `only`: the role of a binary that has just one; None = `-app_list` or the file decides.
+/// The configuration cannot work as it is.
+const EXIT_CONFIG: u8 = 78;
+
+/// The whole program. `only`: the role of a binary that has just one; None = the name by which it was called, else
+/// `-app_list` or the file decides.
 pub fn main(only: Option<Role>) -> ExitCode {
+    let only = only.or_else(|| cli::role_of_program(&std::env::args_os().next()?));
     match run(only) {
         Ok(code) => code,
         Err(error) => {
@@ -49,15 +61,22 @@ fn run(only: Option<Role>) -> anyhow::Result<ExitCode> {
     if args.print_default_config {
         return print(&pegasus_config::default_file(&sections()));
     }
+    if args.print_config_reference {
+        return print(&pegasus_config::markdown(&sections()));
+    }
     let Some(file) = &args.config else {
         anyhow::bail!("no configuration file given; try --help");
     };
-    let settings = Settings::read(args.sources(file)).map_err(|mistakes| {
-        anyhow::anyhow!(
-            "{mistakes}\nSee {} --help for the settings and how to override them.",
-            cli::program(only)
-        )
-    })?;
+    let settings = match Settings::read(args.sources(file)) {
+        Ok(settings) => settings,
+        Err(mistakes) => {
+            say(&format!(
+                "{mistakes}\nSee {} --help for the settings and how to override them.",
+                cli::program(only)
+            ));
+            return Ok(ExitCode::from(EXIT_CONFIG));
+        }
+    };
     let roles = args.roles(only, &settings)?;
     if args.check_config {
         for warning in &settings.warnings {

@@ -54,6 +54,14 @@ impl Settings {
         loaded.section::<common::MetaList>().check(loaded);
         let lease: common::Lease = loaded.section();
         loaded.section::<common::Liveness>().check(&lease, loaded);
+        let cluster: common::Cluster = loaded.section();
+        if !cluster.slog_dir.is_empty() {
+            loaded.warning(
+                "replication",
+                "slog_dir",
+                "has no effect: there is no shared log; take the line out",
+            );
+        }
     }
 
     /// `[apps.*]` sections of the file that say `run = true`.
@@ -134,6 +142,17 @@ mod tests {
         assert!(
             written == SHIPPED,
             "run `cargo run --bin pegasus_server -- --print-default-config > config/config.ini`; first difference: {differs:?}"
+        );
+    }
+
+    #[test]
+    fn the_reference_is_current() {
+        let written = pegasus_config::markdown(&sections());
+        let kept = include_str!("../../../docs/configuration.md");
+        let differs = written.lines().zip(kept.lines()).find(|(a, b)| a != b);
+        assert!(
+            written == kept,
+            "run `cargo run --bin pegasus_server -- --print-config-reference > docs/configuration.md`; first difference: {differs:?}"
         );
     }
 

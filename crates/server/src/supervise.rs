@@ -12,10 +12,18 @@ use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 use tokio::time::{Instant, sleep_until};
 
+use crate::checks::{self, Host, Wants};
+use crate::notify::Supervisor;
+use crate::pulse::Pulse;
 use crate::{Role, Settings, say};
 
-/// Every role bounds its own end; this is for one that does not.
-const STOP_WITHIN: Duration = Duration::from_secs(20);
+/// Every role bounds its own end, a replica-server with a drain of at most 60 s; this is for one that does not. The
+/// service units wait a little longer.
+const STOP_WITHIN: Duration = Duration::from_secs(75);
+/// The same when nothing is to be handed over.
+const STOP_HURRIED_WITHIN: Duration = Duration::from_secs(20);
+/// While roles start, the supervisor hears this often how far they are.
+const STARTING_EVERY: Duration = Duration::from_secs(5);
 /// Blocking work (a flush, a DNS look-up) that a role leaves behind may take this long.
 const RUNTIME_STOP_WITHIN: Duration = Duration::from_secs(2);
 /// Sockets and table files are many; the usual soft limit is 1,024.
@@ -23,7 +31,10 @@ const OPEN_FILES_WANTED: u64 = 1 << 20;
 
 /// What a role's thread tells the main thread.
 enum Report {
+    /// It listens.
     Started(Role, SocketAddr),
+    /// What it has on its disks is open, too.
+    Loaded(Role),
     Ended(Role, anyhow::Result<()>),
 }
 
@@ -39,6 +50,9 @@ pub fn run(settings: Settings, roles: &[Role]) -> anyhow::Result<ExitCode> {
     }
     say(&format!("{}: {names}; log: {}", version::line(), settings.core.log_directory().display()));
     announce(&settings.failover_line());
+    for doubt in checks::doubts(&Host::look(), &Wants::of(&settings, roles), checks::space) {
+        tracing::warn!("{doubt}");
+    }
 
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
@@ -53,38 +67,75 @@ fn announce(line: &str) {
 async fn supervise(settings: Settings, roles: &[Role]) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::new()?;
     let shutdown = Shutdown::new();
-    let (tell, mut reports) = mpsc::unbounded_channel(); // two messages per role
+    let (tell, mut reports) = mpsc::unbounded_channel(); // three messages per role
+    let mut pulses = Vec::new();
+    let mut draining = None;
     for role in roles {
-        spawn(*role, &settings, shutdown.child(), tell.clone())?;
+        let (pulse, child) = (Pulse::new(*role), shutdown.child());
+        if *role == Role::Replica {
+            draining = Some(child.clone());
+        }
+        spawn(*role, &settings, child, pulse.clone(), tell.clone())?;
+        pulses.push(pulse);
     }
     drop(tell);
 
+    let supervisor = Supervisor::from_env();
+    let beat_every = supervisor.as_ref().and_then(Supervisor::beat_every).unwrap_or(STARTING_EVERY);
+    let mut beats = tokio::time::interval(beat_every.min(STARTING_EVERY));
+    let mut loading = roles.len();
     let mut running = roles.len();
     let mut failed = false;
     let mut stop_by: Option<Instant> = None;
+    let mut asked = 0;
     while running > 0 {
-        let stopping = shutdown.is_triggered();
+        let stopping = asked > 0 || shutdown.is_triggered();
         if stopping && stop_by.is_none() {
             stop_by = Some(Instant::now() + STOP_WITHIN);
         }
         tokio::select! {
             report = reports.recv() => match report {
                 Some(Report::Started(role, address)) => announce(&format!("{role} listens on {address}")),
+                Some(Report::Loaded(role)) => {
+                    loading -= 1;
+                    tracing::info!("{role} has opened what it holds");
+                    if let Some(supervisor) = supervisor.as_ref().filter(|_| loading == 0 && !stopping) {
+                        supervisor.ready("serving");
+                    }
+                }
                 Some(Report::Ended(role, result)) => {
                     running -= 1;
+                    pulses.retain(|pulse| pulse.role() != role);
                     failed |= ended(role, result, stopping);
                     shutdown.trigger();
                 }
                 None => break,
             },
-            name = signals.next() => {
-                if stopping {
-                    tracing::warn!("{name} again: exit at once");
-                    return Ok(ExitCode::FAILURE);
+            (name, urgent) = signals.next() => {
+                asked += 1;
+                if asked == 1 && let Some(supervisor) = &supervisor {
+                    supervisor.stopping(&format!("{name}: stopping"));
                 }
-                announce(&format!("{name}: stopping"));
-                shutdown.trigger();
+                match asked {
+                    1 if !urgent => {
+                        announce(&format!("{name}: stopping; once more: without handing over; a third time: at once"));
+                        // It hands over first, for which a meta-server of the same process has to be alive.
+                        draining.as_ref().unwrap_or(&shutdown).trigger();
+                    }
+                    1 | 2 => {
+                        announce(&format!("{name}: stopping without handing over"));
+                        shutdown.hurry();
+                        stop_by = Some(Instant::now() + STOP_HURRIED_WITHIN);
+                    }
+                    _ => {
+                        tracing::warn!("{name} again: exit at once");
+                        return Ok(ExitCode::FAILURE);
+                    }
+                }
             }
+            _ = beats.tick() => if let Some(supervisor) = &supervisor {
+                beat(supervisor, &mut pulses, loading > 0 && !stopping, stopping);
+            },
             () = sleep_until(stop_by.unwrap_or_else(Instant::now)), if stopping => {
                 tracing::error!(running, "roles have not stopped in time: exit");
                 return Ok(ExitCode::FAILURE);
@@ -93,6 +144,22 @@ async fn supervise(settings: Settings, roles: &[Role]) -> anyhow::Result<ExitCod
     }
     announce(if failed { "stopped after a failure" } else { "stopped" });
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// Tells the supervisor that the roles are alive, if they are. An end that takes its time is bounded by itself.
+fn beat(supervisor: &Supervisor, pulses: &mut [Pulse], starting: bool, stopping: bool) {
+    let limit = supervisor.watchdog().unwrap_or(STARTING_EVERY) / 2;
+    let silent = pulses.iter_mut().find_map(|pulse| (!pulse.beats_within(limit)).then_some(&*pulse));
+    if !stopping && let Some(pulse) = silent {
+        tracing::error!(role = %pulse.role(), "the loop of a role does not turn; the supervisor will end this process");
+        return;
+    }
+    if starting {
+        supervisor.starting("opening replicas");
+    }
+    if supervisor.beat_every().is_some() {
+        supervisor.alive();
+    }
 }
 
 /// True when this end is a failure.
@@ -126,6 +193,7 @@ fn spawn(
     role: Role,
     settings: &Settings,
     shutdown: Shutdown,
+    pulse: Pulse,
     tell: mpsc::UnboundedSender<Report>,
 ) -> anyhow::Result<()> {
     let start = settings.starter(role);
@@ -135,18 +203,34 @@ fn spawn(
             tell: tell.clone(),
             result: Err(anyhow::anyhow!("its thread panicked, see the log")),
         };
-        ending.result = role_thread(start, shutdown, |address| {
-            let _ = tell.send(Report::Started(role, address)); // as above
-        });
+        let told = Told { role, tell, pulse };
+        ending.result = role_thread(start, shutdown, told);
     };
     thread::Builder::new().name(role.name().to_owned()).spawn(body).context("start a thread")?;
     Ok(())
 }
 
-fn role_thread(start: Starter, shutdown: Shutdown, started: impl FnOnce(SocketAddr)) -> anyhow::Result<()> {
+/// How a role's thread tells the main thread what it does.
+struct Told {
+    role: Role,
+    tell: mpsc::UnboundedSender<Report>,
+    pulse: Pulse,
+}
+
+impl Told {
+    fn started(&self, address: SocketAddr) {
+        let _ = self.tell.send(Report::Started(self.role, address)); // nobody listens any more: we are exiting
+    }
+
+    fn loaded(&self) {
+        let _ = self.tell.send(Report::Loaded(self.role)); // as above
+    }
+}
+
+fn role_thread(start: Starter, shutdown: Shutdown, told: Told) -> anyhow::Result<()> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
-    let result = LocalSet::new().block_on(&runtime, start.run(shutdown, started));
+    let result = LocalSet::new().block_on(&runtime, start.run(shutdown, told));
     runtime.shutdown_timeout(RUNTIME_STOP_WITHIN);
     result
 }
@@ -159,21 +243,41 @@ pub(crate) enum Starter {
 }
 
 impl Starter {
-    async fn run(self, shutdown: Shutdown, started: impl FnOnce(SocketAddr)) -> anyhow::Result<()> {
+    async fn run(self, shutdown: Shutdown, told: Told) -> anyhow::Result<()> {
+        // Until there is something better to feel: a turn of this thread.
+        let starting = tokio::task::spawn_local(told.pulse.clone().beat_while_turning());
         match self {
             Self::Meta(config) => {
                 let handle = pegasus_meta_server::start(*config, shutdown).await?;
-                started(handle.address());
+                told.started(handle.address());
+                told.loaded();
                 handle.wait().await
             }
             Self::Replica(config) => {
                 let handle = pegasus_replica_server::start(*config, shutdown).await?;
-                started(handle.address());
+                told.started(handle.address());
+                starting.abort();
+                let vitals = handle.vitals();
+                tokio::task::spawn_local(async move {
+                    // The loop that hands everything to the logs, rather than just any turn of this thread.
+                    let mut told_loaded = false;
+                    told.pulse
+                        .clone()
+                        .beat_with(|| {
+                            if !told_loaded && vitals.is_loaded() {
+                                told_loaded = true;
+                                told.loaded();
+                            }
+                            vitals.turns()
+                        })
+                        .await;
+                });
                 handle.wait().await
             }
             Self::Collector(config) => {
                 let handle = pegasus_collector::start(*config, shutdown).await?;
-                started(handle.address());
+                told.started(handle.address());
+                told.loaded();
                 handle.wait().await
             }
         }
@@ -201,10 +305,11 @@ impl Signals {
         Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
     }
 
-    async fn next(&mut self) -> &'static str {
+    /// The next one, and whether it is urgent: Ctrl-C of a person who waits, or of all processes of a terminal at once.
+    async fn next(&mut self) -> (&'static str, bool) {
         tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.terminate.recv() => ("SIGTERM", false),
+            _ = self.interrupt.recv() => ("SIGINT", true),
         }
     }
 }

@@ -91,7 +91,7 @@ fn get(address: &str, path: &str) -> String {
 }
 
 #[test]
-fn every_mistake_is_printed_and_the_exit_code_is_1() {
+fn every_mistake_is_printed_and_the_exit_code_says_so() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("config.ini");
     std::fs::write(&file, "[core]\ndata_dir = %{app.dir}\n[replication]\nlease_ms = soon\nfoo = 1\n")
@@ -99,7 +99,7 @@ fn every_mistake_is_printed_and_the_exit_code_is_1() {
     for extra in [&["--check-config"][..], &["-app_list", "replica"]] {
         let args = [&[file.to_str().unwrap(), "--set", "network.primary_interface=lo"], extra].concat();
         let output = run(SERVER, &args);
-        assert_eq!(output.status.code(), Some(1));
+        assert_eq!(output.status.code(), Some(78));
         let told = String::from_utf8(output.stderr).unwrap();
         for part in [
             "4 mistakes",
@@ -111,7 +111,7 @@ fn every_mistake_is_printed_and_the_exit_code_is_1() {
             assert!(told.contains(part), "{part}\n{told}");
         }
     }
-    assert_eq!(run(SERVER, &["/does/not/exist.ini"]).status.code(), Some(1));
+    assert_eq!(run(SERVER, &["/does/not/exist.ini"]).status.code(), Some(78));
     assert_eq!(run(SERVER, &[]).status.code(), Some(1));
 }
 
@@ -129,6 +129,7 @@ fn the_default_config_is_printed_and_checks_out_with_its_variables() {
             "--check-config",
             "--set=cluster.name=c",
             "--set=app.dir=./x",
+            "--set=home.dir=./x",
             "--set=data.dirs=",
             "--set=meta.server.list=127.0.0.1:34601",
             "--set=network.primary_interface=lo",
@@ -216,6 +217,7 @@ fn all_roles_in_one_process_make_a_cluster_that_survives_its_restart() {
     let sets = [
         "cluster.name=one".to_owned(),
         format!("app.dir={}", dir.path().display()),
+        format!("home.dir={}", dir.path().display()),
         "data.dirs=".to_owned(),
         format!("meta.server.list={meta}"),
         "network.primary_interface=lo".to_owned(),
