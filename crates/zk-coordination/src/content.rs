@@ -26,6 +26,18 @@ pub enum ContentError {
     Node(String),
 }
 
+/// Content of the node above all tables, as text. The reference refuses to start on anything but [`UNLOCKED`]
+/// and nothing; so do we.
+pub const UNLOCKED: &str = "unlock";
+/// A first, large write is under way or was cut off: what lies below is not whole.
+pub const LOCKED: &str = "lock";
+
+/// The text of that node, unless it says that all is well.
+pub fn not_for_use(bytes: &[u8]) -> Option<String> {
+    let text = String::from_utf8_lossy(bytes);
+    (!text.is_empty() && text != UNLOCKED).then(|| text.into_owned())
+}
+
 #[derive(Serialize, Deserialize)]
 #[serde(default)]
 struct AppJson {
@@ -126,6 +138,31 @@ pub fn decode_app(bytes: &[u8]) -> Result<AppInfo, ContentError> {
         drop_second: json.drop_second,
         expire_second: json.expire_second,
     })
+}
+
+/// What a table's node says beyond what [`decode_app`] takes over; in words.
+///
+/// # Errors
+/// It is no JSON of a table.
+pub fn left_out_of_app(bytes: &[u8]) -> Result<Vec<String>, ContentError> {
+    let json: AppJson = parse(bytes)?;
+    let keys: BTreeMap<String, serde_json::Value> = parse(bytes)?;
+    let mut told = Vec::new();
+    for (is_so, what) in [
+        (json.duplicating, "it is duplicated to another cluster; that stops"),
+        (json.is_bulk_loading, "a bulk load was under way; it is given up"),
+        (!json.is_stateful, "it is stateless; all tables are stateful here"),
+    ] {
+        told.extend(is_so.then(|| what.to_owned()));
+    }
+    if json.init_partition_count > 0 && json.init_partition_count != json.partition_count {
+        let (first, now) = (json.init_partition_count, json.partition_count);
+        told.push(format!("it was made with {first} partitions and split to {now}; only the latter is kept"));
+    }
+    let known = serde_json::to_value(AppJson::default()).unwrap_or_default();
+    let unknown = keys.keys().filter(|key| known.get(key.as_str()).is_none());
+    told.extend(unknown.map(|key| format!("the key {key:?} is not known")));
+    Ok(told)
 }
 
 pub fn encode_partition(config: &PartitionConfig) -> Vec<u8> {
@@ -238,6 +275,27 @@ mod tests {
         for status in STATUS_NAMES {
             let info = AppInfo { status: status.0, ..info.clone() };
             assert_eq!(decode_app(&encode_app(&info)).unwrap(), info);
+        }
+    }
+
+    #[test]
+    fn what_is_not_taken_over_is_told() {
+        let plain = br#"{"status":"app_status::AS_AVAILABLE","app_id":1,"partition_count":8,"is_stateful":1,
+            "init_partition_count":8,"atomic_idempotent":1}"#;
+        assert_eq!(left_out_of_app(plain).unwrap(), [""; 0]);
+        assert_eq!(left_out_of_app(br#"{"status":"x","init_partition_count":-1}"#).unwrap(), [""; 0]);
+        let full = br#"{"status":"app_status::AS_AVAILABLE","app_id":1,"partition_count":16,"is_stateful":0,
+            "init_partition_count":8,"duplicating":1,"is_bulk_loading":1,"colour":"red"}"#;
+        let told = left_out_of_app(full).unwrap();
+        for (line, word) in
+            told.iter().zip(["duplicated", "bulk load", "stateless", "split to 16", "\"colour\""])
+        {
+            assert!(line.contains(word), "{word}: {told:?}");
+        }
+        assert_eq!(told.len(), 5);
+        assert!(left_out_of_app(b"[]").is_err());
+        for (text, want) in [("", None), ("unlock", None), ("lock", Some("lock")), ("moved", Some("moved"))] {
+            assert_eq!(not_for_use(text.as_bytes()).as_deref(), want);
         }
     }
 

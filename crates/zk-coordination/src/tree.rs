@@ -20,6 +20,13 @@ impl Tree {
         &self.root
     }
 
+    /// Everything of the cluster that lasts lies in or below these. Not the leader's lock and epoch: they belong
+    /// to the store that they are in.
+    pub fn lasting(&self) -> [String; 4] {
+        let below = |name| format!("{}/{name}", self.root);
+        [self.cluster_id(), self.apps(), below("backup"), below("bulk_load")]
+    }
+
     /// UUID of the cluster, made once (safety-rules.md 4.3). The reference has no such node.
     pub fn cluster_id(&self) -> String {
         format!("{}/cluster_id", self.root)
