@@ -1,5 +1,6 @@
 //! The group of meta-servers: finds the leader and asks it.
 
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -13,12 +14,18 @@ use crate::error::{Error, Result};
 use crate::pool::Pool;
 use crate::retry::{Failure, Verdict, judge};
 
+/// Addresses that are remembered as silent: the metas of a cluster many times over, also those that moved.
+const MAX_SILENT: usize = 64;
+
 #[derive(Debug)]
 pub struct Metas {
     nodes: Vec<Node>,
     pool: Arc<Pool>,
     /// Who answered last, or whom the others named.
     leader: Mutex<Option<SocketAddr>>,
+    /// Who did not answer when asked last, and is asked last from now on: a meta-server that hangs costs its share of
+    /// the time each time.
+    silent: Mutex<BTreeSet<SocketAddr>>,
 }
 
 /// What one meta-server said.
@@ -37,7 +44,7 @@ impl Metas {
         let parse =
             |address: &str| address.parse::<Node>().map_err(|error| Error::Invalid(error.to_string()));
         let nodes: Vec<_> = addresses.split(',').map(parse).collect::<Result<_>>()?;
-        Ok(Self { nodes, pool, leader: Mutex::default() })
+        Ok(Self { nodes, pool, leader: Mutex::default(), silent: Mutex::default() })
     }
 
     pub fn nodes(&self) -> &[Node] {
@@ -86,7 +93,9 @@ impl Metas {
                 let Some(left) = attempts.left() else { break };
                 // One that does not answer must not use up the time for the others.
                 let left = if repeatable && self.nodes.len() > 1 { left.min(within / 3) } else { left };
-                match self.ask_one(address, request, left).await {
+                let answer = self.ask_one(address, request, left).await;
+                self.note(address, answer.is_ok());
+                match answer {
                     Ok(Said::Answer(response)) => {
                         self.set_leader(Some(address));
                         return Ok(response);
@@ -143,10 +152,11 @@ impl Metas {
         })
     }
 
-    /// Whom to ask, in this order: the leader as far as known, then all.
+    /// Whom to ask, in this order: the leader as far as known, then all, those that were silent last.
     async fn candidates(&self) -> Vec<SocketAddr> {
         let mut addresses: Vec<_> =
             self.leader.lock().unwrap_or_else(PoisonError::into_inner).into_iter().collect();
+        let known = addresses.len();
         for node in &self.nodes {
             if let Some(address) = resolve(node).await
                 && !addresses.contains(&address)
@@ -154,7 +164,21 @@ impl Metas {
                 addresses.push(address);
             }
         }
+        let silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
+        addresses[known..].sort_by_key(|address| silent.contains(address));
         addresses
+    }
+
+    fn note(&self, address: SocketAddr, answers: bool) {
+        let mut silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
+        if answers {
+            silent.remove(&address);
+        } else {
+            if silent.len() >= MAX_SILENT {
+                silent.clear();
+            }
+            silent.insert(address);
+        }
     }
 
     fn set_leader(&self, leader: Option<SocketAddr>) {

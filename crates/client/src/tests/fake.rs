@@ -49,6 +49,10 @@ pub struct World {
     pub queries: u32,
     /// Index of the leading meta-server; None = nobody is ready.
     pub leader: Option<usize>,
+    /// Meta-servers below this index take requests and never answer.
+    pub hanging_metas: usize,
+    /// Requests that were left hanging.
+    pub hung: u32,
     metas: Vec<SocketAddrV4>,
     replicas: Vec<SocketAddrV4>,
     stops: Vec<CancellationToken>,
@@ -148,6 +152,10 @@ impl ClientService for Service {
 
 impl World {
     fn meta(&mut self, index: usize, request: Request, reply: ReplyTo) {
+        if index < self.hanging_metas {
+            self.hung += 1;
+            return;
+        }
         let err = match self.leader {
             None => ErrorCode::ServiceNotActive,
             Some(leader) if leader != index => ErrorCode::ForwardToOthers,

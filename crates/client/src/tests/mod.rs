@@ -196,6 +196,19 @@ async fn the_leading_meta_is_found() {
 }
 
 #[tokio::test]
+async fn a_meta_that_hangs_is_asked_last() {
+    let fake = Fake::start(3, 1);
+    fake.with(|world| (world.hanging_metas, world.leader) = (1, Some(1)));
+    let options = Options { timeout: Duration::from_secs(3), ..Options::default() };
+    let cluster = Cluster::new(&fake.metas, options).unwrap();
+    for leader in [1, 2, 1, 2] {
+        fake.with(move |world| world.leader = Some(leader));
+        cluster.table("t").await.unwrap();
+    }
+    assert_eq!(fake.with(|world| world.hung), 1, "only who does not know it yet waits for it");
+}
+
+#[tokio::test]
 async fn without_a_meta_connecting_ends_in_time_and_says_why() {
     let unused = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let options = Options { timeout: Duration::from_millis(200), ..Options::default() };
