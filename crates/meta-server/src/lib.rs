@@ -32,6 +32,7 @@ pub mod config;
 mod http;
 mod leader;
 mod metrics;
+mod moving;
 mod persist;
 mod proposer;
 mod published;
@@ -59,7 +60,8 @@ use pegasus_zk_coordination::{MetaStore, SledStore, ZooKeeperStore};
 use tokio::task::JoinHandle;
 
 use crate::config::Coordination;
-pub use crate::config::{Config, SECTIONS};
+pub use crate::config::{Config, Coordination, SECTIONS};
+pub use crate::moving::move_metadata_to;
 use crate::metrics::Metrics;
 use crate::role::{Role, Standing};
 use crate::service::client_facing::ClientPort;

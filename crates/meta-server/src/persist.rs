@@ -23,11 +23,17 @@ pub enum LoadError {
     Content { path: String, why: String },
     #[error("the metadata is not whole: {0}")]
     Missing(String),
+    #[error("{path} says {text:?}: what lies there is not for use")]
+    NotForUse { path: String, text: String },
 }
 
 /// Reads everything, in two rounds however many tables there are. Never makes up what is not there
 /// (replication.md 9.2, 26).
 pub async fn load(store: &dyn MetaStore, tree: &Tree) -> Result<Ledger, LoadError> {
+    let apps = store.get(&tree.apps()).await?.map(|datum| datum.bytes).unwrap_or_default();
+    if let Some(text) = content::not_for_use(&apps) {
+        return Err(LoadError::NotForUse { path: tree.apps(), text });
+    }
     let mut ids: Vec<AppId> = Vec::new();
     for name in store.children(&tree.apps()).await? {
         let path = format!("{}/{name}", tree.apps());
@@ -191,6 +197,51 @@ mod tests {
         let lost = cluster_id(store, &tree, Some("known")).await;
         assert!(matches!(lost, Err(LoadError::Missing(_))), "{lost:?}");
         assert_eq!(store.get(&tree.apps()).await, Ok(None), "nothing was made");
+    }
+
+    #[tokio::test]
+    async fn an_unfinished_or_moved_tree_is_not_loaded() {
+        let store: &dyn MetaStore = &MemoryStore::default();
+        let tree = Tree::new("/c");
+        cluster_id(store, &tree, None).await.unwrap();
+        for (version, (text, loads)) in
+            (0..).zip([("unlock", true), ("lock", false), ("moved to elsewhere", false), ("", true)])
+        {
+            store.set("/c/apps", text.into(), version).await.unwrap();
+            let loaded = load(store, &tree).await;
+            assert_eq!(loaded.is_ok(), loads, "{loaded:?}");
+            assert!(loads || loaded.unwrap_err().to_string().contains(text));
+        }
+    }
+
+    /// What a cluster of the reference has left in ZooKeeper.
+    #[tokio::test]
+    async fn metadata_of_the_reference_is_loaded() {
+        let store: &dyn MetaStore = &MemoryStore::default();
+        store.ensure_path("/pegasus").await.unwrap();
+        let text = include_str!("../../zk-coordination/tests/fixtures/reference-cluster.txt");
+        for line in text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
+            let (path, content) = line.split_once(' ').unwrap_or((line, ""));
+            store.create(path, content.into()).await.unwrap();
+        }
+        let tree = Tree::new("/pegasus/c1");
+        let ledger = load(store, &tree).await.unwrap();
+        let tables: Vec<_> = ledger
+            .view()
+            .tables()
+            .map(|table| (table.info.name.as_str(), table.partitions.len(), table.is_dropped()))
+            .collect();
+        assert_eq!(tables, [("temp", 2, false), ("usertable", 4, false), ("old", 2, true)]);
+        assert_eq!(ledger.half_done(), [0; 0]);
+        let usertable = ledger.view().table_by_name("usertable").unwrap();
+        assert_eq!(usertable.info.default_ttl_s(), 86_400);
+        assert_eq!(
+            format!("{:?}", usertable.partitions[0]),
+            "2.0@7[P rs3.example:34801, S rs1.example:34801]"
+        );
+        assert_eq!(pegasus_placement::lint::lint(ledger.view()), [""; 0]);
+        // It is a cluster of ours from now on.
+        assert_eq!(cluster_id(store, &tree, None).await.unwrap().len(), 36);
     }
 
     #[tokio::test]

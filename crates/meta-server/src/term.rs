@@ -13,7 +13,7 @@ use pegasus_placement::{Ledger, tables::TableError};
 use pegasus_telemetry::Shutdown;
 use pegasus_types::{ErrorCode, Node};
 use pegasus_zk_coordination::tree::Tree;
-use pegasus_zk_coordination::{FencedStore, StoreError};
+use pegasus_zk_coordination::{FencedStore, StoreError, survey};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::sleep;
 
@@ -52,6 +52,11 @@ pub async fn lead(
     );
     for fault in lint(ledger.view()) {
         tracing::error!(fault, "the stored metadata is not consistent");
+    }
+    if let Some(Ok(lines)) = stop.or(survey::left_out(store, tree)).await {
+        for line in lines {
+            tracing::warn!(line, "stored, and not taken over by this version");
+        }
     }
     let (jobs, mut queue) = mpsc::channel(writer::MAX_JOBS);
     let leader = Rc::new(leader(role, about, ledger, jobs, stop));
