@@ -85,6 +85,14 @@ install-systemd: ## Programs, service units and a first configuration on this ho
 uninstall-systemd: ## Takes programs and units away; configuration and data stay
 	@deploy/systemd/install.sh uninstall
 
+.PHONY: test-metas
+
+test-metas: ## 50 failing meta leaders, 10 minutes without ZooKeeper, its servers killed and paused in turn [CHANGES=50]
+	@.ci/tools cargo cc zookeeper
+	$(CARGO) build --locked -p pegasus-server
+	PEGASUS_TEST_LEADER_CHANGES=$(or $(CHANGES),50) PEGASUS_TEST_ZOOKEEPER_GONE_SECONDS=600 \
+	PEGASUS_TEST_ZOOKEEPER_ROUNDS=7 $(CARGO) test --locked -p pegasus-integration-tests --test metas -- --nocapture
+
 # --- a cluster on this machine ----------------------------------------------------------------------------------------
 
 ONEBOX_DIR ?= onebox

@@ -4,11 +4,13 @@
 //! |---|---|
 //! | [`TestCluster`] | processes of its own, ended with the test; one at a time, for a machine of two cores |
 //! | [`Known`] | clients that know what they may read at any time |
+//! | [`Cable`] | a connection that a test can cut |
 //! | [`Writers`] | clients that write all the time and remember what was acknowledged |
 //!
 //! A test is as strict as the promise that it tests: what was acknowledged is readable, always. Times are another
 //! matter on a machine that also compiles: tests have generous bounds, and print what they have measured.
 
+mod cable;
 mod known;
 pub mod model;
 mod process;
@@ -16,6 +18,7 @@ mod rounds;
 mod test_cluster;
 mod writers;
 
+pub use cable::Cable;
 pub use known::{Known, Load, Seen};
 pub use process::Usage;
 pub use rounds::die_in_turn;
