@@ -10,6 +10,7 @@ use axum::response::Response;
 use axum::routing::get;
 use pegasus_rpc::listener::{self, Handlers, Limits};
 use pegasus_rpc::peer::{Identity, PeerPool, PoolOptions};
+use pegasus_rpc::port;
 use pegasus_rpc::wire::frame::RequestHead;
 use pegasus_rpc::wire::request::Request;
 use pegasus_rpc::wire::server::{self as wire, ClientService, ReplyTo, WireServer};
@@ -17,7 +18,6 @@ use pegasus_telemetry::http::{self, Base};
 use pegasus_telemetry::prometheus::Registry;
 use pegasus_telemetry::{Health, Shutdown, registry};
 use pegasus_types::ErrorCode;
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -59,7 +59,9 @@ impl Handle {
 /// Listens, then probes and asks until `shutdown`. Needs a `LocalSet`. Fails only when the port cannot be had.
 pub async fn start(config: Config, shutdown: Shutdown) -> anyhow::Result<Handle> {
     let listen = config.network.listen_address(config.app.ports).map_err(|why| anyhow!(why))?;
-    let listener = TcpListener::bind(listen).await.with_context(|| format!("listen on {listen}"))?;
+    let listener = port::bind(listen, port::BIND_PATIENCE)
+        .await
+        .with_context(|| format!("cannot listen on {listen}"))?;
     let address = listener.local_addr().context("own address")?;
     let node = config.network.node(address.port()).map_err(|why| anyhow!(why))?;
 

@@ -53,16 +53,16 @@ use std::time::Duration;
 use anyhow::Context;
 use pegasus_rpc::listener::{self, Handlers, handler};
 use pegasus_rpc::peer::{Identity, PeerPool, PoolOptions, serve_meta_peer};
+use pegasus_rpc::port;
 use pegasus_rpc::wire::server::{Limits, WireServer};
 use pegasus_telemetry::{Shutdown, registry};
 use pegasus_types::Node;
 use pegasus_zk_coordination::{MetaStore, SledStore, ZooKeeperStore};
 use tokio::task::JoinHandle;
 
-use crate::config::Coordination;
 pub use crate::config::{Config, Coordination, SECTIONS};
-pub use crate::moving::move_metadata_to;
 use crate::metrics::Metrics;
+pub use crate::moving::move_metadata_to;
 use crate::role::{Role, Standing};
 use crate::service::client_facing::ClientPort;
 use crate::service::replica_facing::PeerPort;
@@ -100,8 +100,9 @@ pub async fn start(config: Config, shutdown: Shutdown) -> anyhow::Result<Handle>
     let stores = match config.meta.coordination {
         Coordination::Embedded => {
             let dir = config.store_dir();
-            let store =
-                tokio::task::spawn_blocking(move || SledStore::open(&dir)).await?.context("metadata store")?;
+            let store = tokio::task::spawn_blocking(move || SledStore::open(&dir))
+                .await?
+                .context("metadata store")?;
             Stores::One(Arc::new(store))
         }
         Coordination::Zookeeper => {
@@ -121,7 +122,7 @@ pub async fn start(config: Config, shutdown: Shutdown) -> anyhow::Result<Handle>
 /// Starts a meta-server over given stores. Returns when it is listening; over an embedded store when it leads.
 pub async fn start_on(config: Config, stores: Stores, shutdown: Shutdown) -> anyhow::Result<Handle> {
     let address = config.network.listen_address(config.app.ports).map_err(anyhow::Error::msg)?;
-    let listener = listener::bind(address, listener::BIND_PATIENCE)
+    let listener = port::bind(address, port::BIND_PATIENCE)
         .await
         .with_context(|| format!("cannot listen on {address}"))?;
     let address = listener.local_addr()?;

@@ -5,6 +5,7 @@
 //! lease has a hole, the request is parked and read again after the next grant.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use pegasus_pacifica::Serving;
 use pegasus_rpc::wire::frame::RequestHead;
@@ -15,6 +16,8 @@ use pegasus_types::data::{MultiGetRequest, ReadRequest, ReadResponseBody, Storag
 use pegasus_types::meta::ReplicaStatus;
 use pegasus_types::time::epoch_seconds;
 use pegasus_types::{Ballot, ErrorCode, Gpid, Millis};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::timeout;
 
 use crate::clock;
 use crate::metrics::Op;
@@ -31,7 +34,7 @@ const RANGE_ON_LOOP: ReadLimits = ReadLimits {
     multi_get_iterations: 128,
     multi_get_bytes: 256 << 10,
     scan_iterations: 128,
-    time: std::time::Duration::from_millis(5),
+    time: Duration::from_millis(5),
 };
 /// Ranged reads that may wait for a thread.
 pub const MAX_OFF_LOOP: usize = 1_000;
@@ -71,6 +74,13 @@ impl Parked {
         Self { gpid, deadline: now + DEFAULT_TIMEOUT_MS, what: What::Answer(waiting) }
     }
 
+    fn reply(&self) -> &ReplyTo {
+        match &self.what {
+            What::Read(read) => &read.reply,
+            What::Answer(waiting) => &waiting.reply,
+        }
+    }
+
     fn refuse(self, state: &mut NodeState, code: ErrorCode) {
         let (op, reply) = match self.what {
             What::Read(read) => (Op::of_read(&read.request), read.reply),
@@ -89,6 +99,32 @@ pub fn deadline(now: Millis, head: &RequestHead) -> Millis {
     now + (timeout - timeout / 8)
 }
 
+/// A thread to read on, once the client has taken enough of its earlier answers. None when that takes too long, or
+/// too many wait for a thread.
+async fn thread_for(shell: &Shell, read: &Read) -> Option<OwnedSemaphorePermit> {
+    let end = deadline(clock::boot_ms(), &read.head);
+    while read.reply.is_wanted() {
+        let may_wait = shell.with(|state| {
+            let may_wait = state.off_loop < MAX_OFF_LOOP;
+            state.off_loop += usize::from(may_wait);
+            may_wait
+        });
+        if !may_wait {
+            return None;
+        }
+        let permit = shell.reading.clone().acquire_owned().await;
+        shell.with(|state| state.off_loop -= 1);
+        // Looked at with the thread in hand: else all that wait would see the room for one.
+        if read.reply.has_room() {
+            return permit.ok();
+        }
+        drop(permit);
+        let left = Duration::from_millis(end.since(clock::boot_ms()));
+        timeout(left, read.reply.room()).await.ok()?;
+    }
+    None
+}
+
 impl NodeState {
     pub fn refuse(&mut self, gpid: Gpid, op: Op, reply: ReplyTo, code: ErrorCode) {
         if let Some(replica) = self.replicas.get_mut(&gpid) {
@@ -103,6 +139,11 @@ impl NodeState {
         read.reign = self.core.reign(gpid);
         if let Err(code) = self.read_gate(now, &read) {
             return self.refuse(gpid, Op::of_read(&read.request), read.reply, code);
+        }
+        // Of one that was parked: thousands of them are read together when the lease holds again.
+        if !read.reply.has_room() {
+            let deadline = read.deadline;
+            return self.park(now, Parked { gpid, deadline, what: What::Read(read) });
         }
         let Some(replica) = self.replicas.get_mut(&gpid) else { return };
         let limits = shell.settings.read_limits;
@@ -211,21 +252,16 @@ impl NodeState {
             let page = job.read(&at);
             return self.finish_scan(now, read, page);
         }
-        if self.off_loop >= MAX_OFF_LOOP {
-            return self.refuse(read.gpid, Op::of_read(&read.request), read.reply, ErrorCode::Busy);
-        }
-        self.off_loop += 1;
         let shell = shell.clone();
         tokio::task::spawn_local(async move {
-            let permit = shell.reading.clone().acquire_owned().await;
+            let Some(permit) = thread_for(&shell, &read).await else {
+                return shell.with(|state| state.refuse_busy(read));
+            };
             let page = tokio::task::spawn_blocking(move || job.read(&at))
                 .await
                 .unwrap_or_else(|panic| Err(EngineError::Panicked(panic.to_string())));
             drop(permit);
-            shell.with(|state| {
-                state.off_loop -= 1;
-                state.finish_scan(clock::boot_ms(), read, page);
-            });
+            shell.with(|state| state.finish_scan(clock::boot_ms(), read, page));
             shell.wake.notify_one();
         });
     }
@@ -240,13 +276,11 @@ impl NodeState {
 
     fn read_off_loop(&mut self, shell: &Rc<Shell>, read: Read) {
         let Some(replica) = self.replicas.get(&read.gpid) else { return };
-        if self.off_loop >= MAX_OFF_LOOP {
-            return self.refuse(read.gpid, Op::of_read(&read.request), read.reply, ErrorCode::Busy);
-        }
-        self.off_loop += 1;
         let (shell, engine) = (shell.clone(), replica.engine.clone());
         tokio::task::spawn_local(async move {
-            let permit = shell.reading.clone().acquire_owned().await;
+            let Some(permit) = thread_for(&shell, &read).await else {
+                return shell.with(|state| state.refuse_busy(read));
+            };
             let (request, limits) = (read.request.clone(), shell.settings.read_limits);
             let result = tokio::task::spawn_blocking(move || {
                 let at = ReadAt { epoch_now: epoch_seconds(clock::wall_us()), limits };
@@ -255,13 +289,14 @@ impl NodeState {
             .await
             .unwrap_or_else(|panic| Err(EngineError::Panicked(panic.to_string())));
             drop(permit);
-            shell.with(|state| {
-                state.off_loop -= 1;
-                state.finish_read(read, result);
-            });
+            shell.with(|state| state.finish_read(read, result));
             // A failed engine is reported by an event.
             shell.wake.notify_one();
         });
+    }
+
+    fn refuse_busy(&mut self, read: Read) {
+        self.refuse(read.gpid, Op::of_read(&read.request), read.reply, ErrorCode::Busy);
     }
 
     fn park(&mut self, now: Millis, parked: Parked) {
@@ -282,6 +317,8 @@ impl NodeState {
         match self.core.serving(now, parked.gpid) {
             Serving::Wait => self.park(now, parked),
             Serving::No(code) => parked.refuse(self, code),
+            // It carries the value that was checked.
+            Serving::Yes if parked.reply().is_clogged() => parked.refuse(self, ErrorCode::Busy),
             Serving::Yes => {
                 if let What::Answer(mut waiting) = parked.what {
                     waiting.set_decree(-1);

@@ -12,6 +12,7 @@ use pegasus_mutation_log::{Completion, Known, LogOptions, MutationLog};
 use pegasus_pacifica::{Event, NodeCore};
 use pegasus_rpc::listener::{self, Handlers};
 use pegasus_rpc::peer::{Identity, PeerEvent, PeerPool, PoolOptions, serve_replica_peer};
+use pegasus_rpc::port;
 use pegasus_rpc::wire::server::{Limits as WireLimits, WireServer};
 use pegasus_storage::data_dir::{DirSpec, DiskState};
 use pegasus_storage::{DataDirs, new_factory};
@@ -55,9 +56,8 @@ pub async fn start(config: Config, asked: Shutdown) -> anyhow::Result<Handle> {
     let shutdown = Shutdown::new();
 
     let address = config.network.listen_address(config.app.ports).map_err(|why| anyhow!(why))?;
-    let listener = listener::bind(address, listener::BIND_PATIENCE)
-        .await
-        .with_context(|| format!("listen on {address}"))?;
+    let listener =
+        port::bind(address, port::BIND_PATIENCE).await.with_context(|| format!("listen on {address}"))?;
     let address = listener.local_addr().context("own address")?;
     let me = config.network.node(address.port()).map_err(|why| anyhow!(why))?;
     let incarnation = rand::random();

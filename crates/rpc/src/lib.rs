@@ -18,4 +18,5 @@
 
 pub mod listener;
 pub mod peer;
+pub mod port;
 pub mod wire;

@@ -126,30 +126,6 @@ const PREFACE_POLL: Duration = Duration::from_millis(20);
 /// After a failed accept, typically because file descriptors ran out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// How long [`bind`] waits for a port that is in use.
-pub const BIND_PATIENCE: Duration = Duration::from_secs(5);
-/// Between attempts to bind.
-const BIND_PAUSE: Duration = Duration::from_millis(100);
-
-/// Opens the port. Right after a crash it may be taken for moments: service ports lie where the kernel picks those of
-/// outgoing connections, for example of somebody who dials the very process that is being restarted. So this tries
-/// again until `patience` is over.
-pub async fn bind(address: SocketAddr, patience: Duration) -> io::Result<TcpListener> {
-    let deadline = Instant::now() + patience;
-    let mut said = false;
-    loop {
-        match TcpListener::bind(address).await {
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {
-                if !std::mem::replace(&mut said, true) {
-                    tracing::warn!(%address, "the port is in use, waiting");
-                }
-                sleep(BIND_PAUSE).await;
-            }
-            result => return result,
-        }
-    }
-}
-
 /// Accepts until `shutdown`, then lets running client requests end (bounded by [`Limits::drain`]) and drops
 /// what is left. Needs a `LocalSet`.
 pub async fn serve(listener: TcpListener, handlers: Handlers, limits: Limits, shutdown: CancellationToken) {

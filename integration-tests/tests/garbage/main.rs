@@ -31,8 +31,11 @@ const VALUE_BYTES: usize = 100;
 /// What garbage may add to a process's memory at any time, but for half frames: buffers of connections, and what the
 /// writers write meanwhile.
 const MORE_KIB: u64 = 96 << 10;
-/// Half frames of all connections together may take 256 MiB (`Limits::partial_bytes`).
-const MORE_FOR_FRAMES_KIB: u64 = (256 << 10) + MORE_KIB;
+/// Half frames of all connections together may take 128 MiB (`Limits::partial_bytes`).
+const MORE_FOR_FRAMES_KIB: u64 = (128 << 10) + MORE_KIB;
+/// Answers that clients have not taken may take 256 MiB (`Limits::unread_bytes`). Twice: the allocator keeps what was freed
+/// for a moment.
+const MORE_FOR_ANSWERS_KIB: u64 = 2 * (256 << 10) + MORE_KIB;
 /// A restarted session, a refreshed layout: no write may take longer, on a machine that also compiles.
 const LONGEST_WRITE: Duration = Duration::from_secs(15);
 
@@ -48,6 +51,8 @@ const KINDS: &[(&str, u64, Throw)] = &[
     ("1,000 idle connections", MORE_KIB, slow::idle),
     ("connections that come and go", MORE_KIB, slow::come_and_go),
     ("a byte now and then", MORE_KIB, slow::drop_by_drop),
+    ("answers that nobody reads", MORE_KIB, slow::unread_answers),
+    ("answers that nobody of many reads", MORE_FOR_ANSWERS_KIB, slow::unread_answers_of_many),
     ("HTTP", MORE_KIB, http::all),
     ("prefaces of peers", MORE_KIB, peers::prefaces),
     ("peers that talk nonsense", MORE_KIB, peers::nonsense),

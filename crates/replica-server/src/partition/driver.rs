@@ -9,7 +9,7 @@ use std::time::Duration;
 use pegasus_pacifica::{Admission, Event};
 use pegasus_storage::ops::{self, DecideAt, Resolved};
 use pegasus_storage::{EngineError, Pressure};
-use pegasus_types::data::WriteRequest;
+use pegasus_types::data::{WriteRequest, WriteResponse};
 use pegasus_types::mutation::BodyBuilder;
 use pegasus_types::time::epoch_seconds;
 use pegasus_types::{ErrorCode, Gpid, Millis};
@@ -24,6 +24,8 @@ use crate::reads::Parked;
 
 /// A mutation takes more writes until its body has this size: larger ones only make each of them wait longer.
 pub const MUTATION_BYTES: usize = 64 << 10;
+/// Values that failed checks carry back, after which those are answered before more are made.
+const ANSWER_BYTES: usize = 1 << 20;
 /// Number of this cluster among those that duplicate to one another; told by the configuration once there is
 /// duplication.
 const CLUSTER: u8 = 1;
@@ -159,14 +161,21 @@ impl NodeState {
         let mut body = BodyBuilder::with_capacity(replica.queue.body_hint(MUTATION_BYTES));
         let mut waiting = Vec::new();
         let mut answers = Vec::new();
-        let mut broken = None;
-        while body.len() < MUTATION_BYTES {
+        let (mut broken, mut answer_bytes) = (None, 0);
+        while body.len() < MUTATION_BYTES && answer_bytes < ANSWER_BYTES {
             // What reads must see all writes before it in flight, so it can only begin a body.
             if !body.is_empty() && replica.queue.front().is_none_or(reads) {
                 break;
             }
             let Some(queued) = replica.queue.pop(now) else { break };
             let op = Op::of_write(&queued.request);
+            // A check carries the value back, whatever comes of it.
+            if reads(&queued.request) && queued.reply.is_clogged() {
+                replica.counts.failed += 1;
+                self.metrics.table(gpid.app_id).op(op).failed += 1;
+                queued.reply.error(ErrorCode::Busy);
+                continue;
+            }
             let overlay = Overlay::new(&mut replica.inflight, &*replica.engine);
             let resolved = ops::resolve(&queued.request, &overlay, &at, &mut body);
             let saw_pending = overlay.saw_pending();
@@ -176,6 +185,9 @@ impl NodeState {
                 Ok(Resolved::Write(response)) => waiting.push(waiter(reply, response, false)),
                 Ok(Resolved::Refused(response)) => answers.push((waiter(reply, response, false), false)),
                 Ok(Resolved::Unchanged(response)) => {
+                    if let WriteResponse::Check(check) = &response {
+                        answer_bytes += check.check_value.len();
+                    }
                     answers.push((waiter(reply, response, true), saw_pending));
                 }
                 Err(error) => {

@@ -6,13 +6,14 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use bytes::{BufMut, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use pegasus_types::ErrorCode;
-use tokio::io::{AsyncReadExt, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
 use super::WireServer;
+use super::long_frame::LongFrame;
 use super::reply::Outbox;
 use crate::wire::frame::{FrameError, open_request, put_refusal, request_len};
 use crate::wire::meta::{NegotiationMessage, SASL_AUTH_DISABLE};
@@ -23,8 +24,10 @@ use crate::wire::thrift::DecodeError;
 const SLAB_BYTES: usize = 256 << 10;
 /// A read gets at least so much room; below it a new slab is made.
 const MIN_READ: usize = 32 << 10;
-/// Of an incomplete frame so much has to arrive before room for all of it is reserved: what is claimed takes address
-/// space only, and at most 64 times as much as what is counted. Until then the buffer doubles.
+/// A frame longer than this gets pages of its own when [`EARNEST`] of it has arrived; until then, and for others, a
+/// buffer doubles.
+const LONG: usize = 4 << 20;
+/// What is claimed takes address space only, and at most 64 times as much as what has come and is counted.
 const EARNEST: usize = 1 << 20;
 /// Incomplete frames up to this size do not count against the bound over all connections.
 const SMALL_PARTIAL: usize = 64 << 10;
@@ -58,6 +61,8 @@ pub(super) struct Connection {
     stream: TcpStream,
     /// Bytes read and not yet decoded: complete frames that may not be taken yet, or an incomplete one.
     input: BytesMut,
+    /// A long frame that is arriving, or may not be taken yet; then `input` is empty.
+    long: Option<LongFrame>,
     /// The client sends no more.
     eof: bool,
     stall: Option<Pin<Box<Sleep>>>,
@@ -76,7 +81,7 @@ impl Drop for Connection {
 impl Connection {
     pub fn new(server: Rc<WireServer>, outbox: Rc<Outbox>, stream: TcpStream) -> Self {
         let (input, eof, stall, progress) = (BytesMut::new(), false, None, true);
-        Self { server, outbox, stream, input, eof, stall, progress }
+        Self { server, outbox, stream, input, long: None, eof, stall, progress }
     }
 
     pub async fn run(mut self) -> Closed {
@@ -127,7 +132,8 @@ impl Connection {
             } else if !self.server.has_room_for_requests() {
                 self.server.wait(&self.outbox);
             }
-            return self.poll_stall(cx, !flushed || (may_read && !self.input.is_empty()));
+            let has_begun = !self.input.is_empty() || self.long.is_some();
+            return self.poll_stall(cx, !flushed || (may_read && has_begun));
         }
     }
 
@@ -146,7 +152,11 @@ impl Connection {
     /// may not be taken yet, or with none.
     fn take_frames(&mut self) -> Result<Option<usize>, Closed> {
         loop {
-            let Some(total) = request_len(&self.input)?.filter(|&total| total <= self.input.len()) else {
+            let whole = match &self.long {
+                Some(long) => long.is_whole().then_some(long.len()),
+                None => request_len(&self.input)?.filter(|&total| total <= self.input.len()),
+            };
+            let Some(total) = whole else {
                 self.settle_input();
                 return Ok(None);
             };
@@ -154,14 +164,17 @@ impl Connection {
                 self.count_input();
                 return Ok(Some(total));
             }
-            let frame = self.input.split_to(total);
+            let frame = match self.long.take() {
+                Some(long) => long.finish(),
+                None => self.input.split_to(total).freeze(),
+            };
             self.call(frame)?;
         }
     }
 
-    fn call(&mut self, frame: BytesMut) -> Result<(), Closed> {
+    fn call(&mut self, frame: Bytes) -> Result<(), Closed> {
         let frame_bytes = frame.len();
-        let mut request = open_request(frame.freeze())?;
+        let mut request = open_request(frame)?;
         let Some(rpc) = request.rpc else {
             if !request.oneway {
                 let (name, seqid) = (&request.unknown, request.head.seqid);
@@ -191,9 +204,12 @@ impl Connection {
         self.count_input();
     }
 
-    /// Bytes, not capacity: pages that nothing was written to take no memory.
     fn count_input(&mut self) {
-        let held = if self.input.capacity() > SMALL_PARTIAL { self.input.len() } else { 0 };
+        let held = match &self.long {
+            Some(long) => long.len(),
+            None if self.input.capacity() > SMALL_PARTIAL => self.input.capacity(),
+            None => 0,
+        };
         if held != self.outbox.partial.get() {
             self.server.set_partial(&self.outbox, held);
         }
@@ -201,7 +217,18 @@ impl Connection {
 
     /// Reads once. Ready when bytes or the end arrived.
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Closed>> {
-        let n = if self.input.is_empty() {
+        let len = self.input.len();
+        let total = request_len(&self.input)?;
+        if let Some(total) = total.filter(|&total| len >= EARNEST && total > LONG) {
+            self.long = Some(LongFrame::begin(&std::mem::take(&mut self.input), total)?);
+        }
+        let n = if let Some(long) = &mut self.long {
+            let mut next = ReadBuf::new(long.next(MAX_READ));
+            ready!(Pin::new(&mut self.stream).poll_read(cx, &mut next))?;
+            let n = next.filled().len();
+            long.filled(n);
+            n
+        } else if self.input.is_empty() {
             let mut slab = self.server.slab.borrow_mut();
             if slab.capacity() < MIN_READ {
                 slab.reserve(SLAB_BYTES);
@@ -210,9 +237,8 @@ impl Connection {
             self.input = slab.split();
             n
         } else {
-            let len = self.input.len();
-            let missing = request_len(&self.input)?.map_or(MIN_READ, |total| total.saturating_sub(len));
-            self.input.reserve(if len < EARNEST { missing.min(len.max(MIN_READ)) } else { missing });
+            let missing = total.map_or(MIN_READ, |total| total.saturating_sub(len));
+            self.input.reserve(missing.min(len.max(MIN_READ)));
             ready!(pin!(self.stream.read_buf(&mut (&mut self.input).limit(MAX_READ))).poll(cx))?
         };
         self.progress = true;

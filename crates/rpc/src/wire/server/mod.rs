@@ -12,6 +12,7 @@
 //! budget for each kind, and none of them keeps somebody else from a small request.
 
 mod connection;
+mod long_frame;
 mod out;
 mod reply;
 #[cfg(test)]
@@ -75,7 +76,7 @@ impl Default for Limits {
             out_bytes: 1 << 20,
             clogged_bytes: 16 << 20,
             unread_bytes: 256 << 20,
-            partial_bytes: 256 << 20,
+            partial_bytes: 128 << 20,
             request_bytes: 256 << 20,
             stall: Duration::from_secs(30),
         }

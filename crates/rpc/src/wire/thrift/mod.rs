@@ -243,6 +243,8 @@ impl<'a> Writer<'a> {
 
     pub fn bytes(&mut self, bytes: &[u8]) {
         self.len(bytes.len());
+        // For the rest of an answer too: a few bytes more would double the buffer of a large value.
+        self.buf.reserve(bytes.len() + 256);
         self.buf.put_slice(bytes);
     }
 
