@@ -263,7 +263,10 @@ impl NodeCore {
         if now >= self.next_sweep {
             self.next_sweep = now + SWEEP_MS;
             for gpid in self.replicas.keys().copied().collect::<Vec<_>>() {
-                self.with(now, out, gpid, |r, env| r.on(env, Input::Sweep));
+                self.with(now, out, gpid, |r, env| {
+                    r.cx.tail.own_applied();
+                    r.on(env, Input::Sweep);
+                });
             }
         }
     }

@@ -182,10 +182,8 @@ impl Shared {
 
     /// Keeps `recent` of what is committed.
     pub fn applied(&mut self, env: &Env<'_>, upto: Decree, recent: usize) {
-        let before = self.tail.applied();
         self.tail.applied_to(upto);
         self.tail.trim(recent, env.options.recent_bytes);
-        self.tail.own(before.next());
     }
 
     pub fn granted_until_now(&mut self, last: Option<Millis>) {

@@ -10,6 +10,8 @@ struct Entry {
     /// Under which it was prepared last.
     ballot: Ballot,
     mutation: Mutation,
+    /// Its body keeps nothing else alive.
+    owned: bool,
 }
 
 /// Consecutive mutations `base + 1 ..= prepared`: a few that are committed, then those that are not.
@@ -118,7 +120,7 @@ impl Tail {
     pub fn push(&mut self, ballot: Ballot, mutation: Mutation) {
         debug_assert_eq!(mutation.decree, self.prepared().next());
         self.bytes += mutation.body.len();
-        self.entries.push_back(Entry { ballot, mutation });
+        self.entries.push_back(Entry { ballot, mutation, owned: false });
     }
 
     /// A mutation that was prepared under `ballot`. The same content replaces what was there in ballot only;
@@ -215,12 +217,13 @@ impl Tail {
         }
     }
 
-    /// What is applied from `from` on and kept shall not keep the buffers alive in which it came.
-    pub fn own(&mut self, from: Decree) {
-        for decree in from.0.max(self.base.next().0)..=self.applied.0 {
-            if let Some(index) = self.index(Decree(decree)) {
-                let body = &mut self.entries[index].mutation.body;
-                *body = Bytes::copy_from_slice(body);
+    /// What is applied and still kept shall not keep the buffers alive in which it came. To be called now and then: most
+    /// mutations are gone by then, and copying each would cost as much as applying it.
+    pub fn own_applied(&mut self) {
+        let applied = self.applied;
+        for entry in self.entries.iter_mut().take_while(|e| e.mutation.decree <= applied) {
+            if !std::mem::replace(&mut entry.owned, true) {
+                entry.mutation.body = Bytes::copy_from_slice(&entry.mutation.body);
             }
         }
     }
@@ -306,6 +309,21 @@ mod tests {
         tail.trim(100, 5);
         assert_eq!((tail.base(), tail.in_flight(), tail.in_flight_bytes()), (Decree(13), 1, 5));
         tail.check().unwrap();
+    }
+
+    #[test]
+    fn what_is_applied_lets_go_of_its_buffer() {
+        let mut tail = filled();
+        tail.commit_to(Decree(12));
+        tail.applied_to(Decree(12));
+        let places = |tail: &Tail| [11, 12, 13].map(|d| tail.get(Decree(d)).unwrap().body.as_ptr());
+        let before = places(&tail);
+        tail.own_applied();
+        let after = places(&tail);
+        assert!(before[0] != after[0] && before[1] != after[1] && before[2] == after[2]);
+        tail.own_applied();
+        assert_eq!(places(&tail), after, "copied once");
+        assert!((11..=15).all(|d| tail.get(Decree(d)).unwrap().verify()));
     }
 
     #[test]
