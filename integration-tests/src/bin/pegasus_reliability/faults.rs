@@ -22,31 +22,25 @@ const MOVED_WITHIN: Duration = Duration::from_secs(10);
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Partitions by what a node is for them.
-struct Roles {
-    primary: Vec<i32>,
-    secondary: Vec<i32>,
+/// What a node is to the partitions that a fault of it concerns.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum As {
+    Primary,
+    Secondary,
 }
 
-fn roles(partitions: &[PartitionConfig], address: &str) -> Roles {
-    let of = |is: &dyn Fn(&PartitionConfig) -> bool| -> Vec<i32> {
-        partitions.iter().filter(|p| is(p)).map(|p| p.gpid.index).collect()
-    };
-    Roles {
-        primary: of(&|p| p.primary.as_ref().is_some_and(|node| node.as_str() == address)),
-        secondary: of(&|p| p.secondaries.iter().any(|node| node.as_str() == address)),
-    }
-}
-
-/// The replica-server with the most primaries.
-async fn leader(cluster: &TestCluster, client: &Cluster) -> (String, Roles) {
+/// The replica-server that is this for most partitions, and which these are.
+async fn victim(cluster: &TestCluster, client: &Cluster, role: As) -> (String, Vec<i32>) {
     let partitions = client.partitions("temp").await.expect("the meta-server answers");
     let all = cluster.replicas().into_iter().map(|name| {
         let address = cluster.member(&name).expect("a member").address.to_string();
-        let roles = roles(&partitions, &address);
-        (name, roles)
+        let is_concerned = |p: &&PartitionConfig| match role {
+            As::Primary => p.primary.as_ref().is_some_and(|node| node.as_str() == address),
+            As::Secondary => p.secondaries.iter().any(|node| node.as_str() == address),
+        };
+        (name, partitions.iter().filter(is_concerned).map(|p| p.gpid.index).collect::<Vec<_>>())
     });
-    all.max_by_key(|(_, roles)| roles.primary.len()).expect("there are replica-servers")
+    all.max_by_key(|(_, concerned)| concerned.len()).expect("there are replica-servers")
 }
 
 /// Writers, a fault, and what they have seen of it.
@@ -63,57 +57,66 @@ pub async fn under_writers<F: Future<Output = ()>>(
     (seen, at)
 }
 
-pub async fn measure(cluster: &TestCluster, runs: usize, metas_down_seconds: u64, report: &mut Report) {
+/// All meta-servers down: how often, and for how long each time.
+#[derive(Clone, Copy)]
+pub struct MetasDown {
+    pub runs: usize,
+    pub time: Duration,
+}
+
+pub async fn measure(cluster: &TestCluster, runs: usize, metas_down: MetasDown, report: &mut Report) {
     let client = cluster.client().await;
     let table = cluster.table().await;
 
-    let (mut primary, mut secondary) = (Vec::new(), Vec::new());
-    for _ in 0..runs {
-        let (victim, roles) = leader(cluster, &client).await;
-        let fault = || async {
-            tokio::task::block_in_place(|| cluster.kill(&victim)).expect("it can be killed");
-            tokio::time::sleep(AFTER).await;
-        };
-        let (seen, at) = under_writers(&table, fault).await;
-        primary.push(seen.gap(&roles.primary, at, AFTER));
-        secondary.push(seen.gap(&roles.secondary, at, AFTER));
-        println!("kill -9 of {victim}: {:?} as primary, {:?} as secondary", last(&primary), last(&secondary));
-        tokio::task::block_in_place(|| cluster.start_member(&victim)).expect("it starts");
-        cluster.heal();
+    for (name, role) in [("kill -9 of a primary", As::Primary), ("kill -9 of a secondary", As::Secondary)] {
+        let mut gaps = Vec::new();
+        for _ in 0..if report.wants(name) { runs } else { 0 } {
+            let (victim, concerned) = victim(cluster, &client, role).await;
+            let fault = || async {
+                tokio::task::block_in_place(|| cluster.kill(&victim)).expect("it can be killed");
+                tokio::time::sleep(AFTER).await;
+            };
+            let (seen, at) = under_writers(&table, fault).await;
+            gaps.push(seen.gap(&concerned, at, AFTER));
+            println!("{name}, {victim}: {:?}", last(&gaps));
+            tokio::task::block_in_place(|| cluster.start_member(&victim)).expect("it starts");
+            cluster.heal();
+        }
+        report.add(name, Some(SECOND), gaps);
     }
-    report.add("kill -9 of a primary", Some(SECOND), primary);
-    report.add("kill -9 of a secondary", Some(SECOND), secondary);
 
-    let (mut primary, mut secondary) = (Vec::new(), Vec::new());
-    for _ in 0..runs {
-        let (victim, roles) = leader(cluster, &client).await;
-        let fault = || async {
-            tokio::task::block_in_place(|| cluster.pause(&victim)).expect("it can be stopped");
-            tokio::time::sleep(FROZEN).await;
-            cluster.resume(&victim).expect("it goes on");
-            tokio::time::sleep(SECOND).await;
-        };
-        let (seen, at) = under_writers(&table, fault).await;
-        primary.push(seen.gap(&roles.primary, at, FROZEN));
-        secondary.push(seen.gap(&roles.secondary, at, FROZEN));
-        println!("SIGSTOP of {victim}: {:?} as primary, {:?} as secondary", last(&primary), last(&secondary));
-        cluster.heal();
+    for (name, role) in [("SIGSTOP of a primary", As::Primary), ("SIGSTOP of a secondary", As::Secondary)] {
+        let mut gaps = Vec::new();
+        for _ in 0..if report.wants(name) { runs } else { 0 } {
+            let (victim, concerned) = victim(cluster, &client, role).await;
+            let fault = || async {
+                tokio::task::block_in_place(|| cluster.pause(&victim)).expect("it can be stopped");
+                tokio::time::sleep(FROZEN).await;
+                cluster.resume(&victim).expect("it goes on");
+                tokio::time::sleep(SECOND).await;
+            };
+            let (seen, at) = under_writers(&table, fault).await;
+            gaps.push(seen.gap(&concerned, at, FROZEN));
+            println!("{name}, {victim}: {:?}", last(&gaps));
+            cluster.heal();
+        }
+        report.add(name, Some(2 * SECOND), gaps);
     }
-    report.add("SIGSTOP of a primary", Some(2 * SECOND), primary);
-    report.add("SIGSTOP of a secondary", Some(2 * SECOND), secondary);
 
+    const MOVE: &str = "planned move of a primary";
     let mut moves = Vec::new();
-    for _ in 0..runs {
+    for _ in 0..if report.wants(MOVE) { runs } else { 0 } {
         let gap = planned_move(cluster, &client, &table).await;
         println!("planned move: {gap:?}");
         moves.push(gap);
     }
-    report.add("planned move of a primary", Some(Duration::from_millis(100)), moves);
+    report.add(MOVE, Some(Duration::from_millis(100)), moves);
 
     let all: Vec<_> = (0..table.partition_count()).collect();
+    const METAS: &str = "all meta-servers down (any pause of a writer counts)";
+    let MetasDown { runs, time: down } = metas_down;
     let mut gaps = Vec::new();
-    for _ in 0..runs {
-        let down = Duration::from_secs(metas_down_seconds);
+    for _ in 0..if report.wants(METAS) { runs } else { 0 } {
         let metas: Vec<_> = cluster.members().iter().filter(|m| m.name.starts_with("meta")).collect();
         let fault = || async {
             for meta in &metas {
@@ -129,7 +132,7 @@ pub async fn measure(cluster: &TestCluster, runs: usize, metas_down_seconds: u64
         println!("all meta-servers down for {down:?}: {:?}, {} writes", last(&gaps), seen.writes);
         cluster.heal();
     }
-    report.add("all meta-servers down (no fail-over: any pause of a writer counts)", Some(SECOND), gaps);
+    report.add(METAS, Some(SECOND), gaps);
 }
 
 fn last(gaps: &[Duration]) -> Duration {

@@ -26,12 +26,18 @@ struct Args {
     /// Rounds of kill -9 in each durability mode; 0 = none.
     #[arg(long, default_value_t = 100)]
     rounds: usize,
+    /// Runs of all meta-servers down; as many as of the others if not given.
+    #[arg(long)]
+    metas_down_runs: Option<usize>,
     /// For how long all meta-servers are down in a run.
     #[arg(long, default_value_t = 60)]
     metas_down_seconds: u64,
     /// Where the table goes.
     #[arg(long, default_value = "docs/reliability.md")]
     out: PathBuf,
+    /// Only faults whose name contains this.
+    #[arg(long, default_value = "")]
+    only: String,
     /// Inside of the network namespace that this program has made: where its directory is.
     #[arg(long, hide = true)]
     cable_in: Option<PathBuf>,
@@ -42,14 +48,21 @@ fn main() -> Result<()> {
     if let Some(dir) = &args.cable_in {
         return cable::measure_inside(dir, args.runs);
     }
-    let mut report = Report::new(args.runs);
+    let mut report = Report::new(args.runs, args.only.clone());
     {
         let cluster = TestCluster::start(Options { durability: Durability::Sync, ..Options::default() });
-        block_on(faults::measure(&cluster, args.runs, args.metas_down_seconds, &mut report));
+        let metas_down = faults::MetasDown {
+            runs: args.metas_down_runs.unwrap_or(args.runs),
+            time: Duration::from_secs(args.metas_down_seconds),
+        };
+        block_on(faults::measure(&cluster, args.runs, metas_down, &mut report));
     }
-    match cable::measure(args.runs) {
-        Ok(gaps) => report.add("cable of a primary cut", Some(Duration::from_secs(2)), gaps),
-        Err(why) => report.not_measured("cable of a primary cut", format!("{why:#}")),
+    const CABLE: &str = "cable of a primary cut";
+    if report.wants(CABLE) {
+        match cable::measure(args.runs) {
+            Ok(gaps) => report.add(CABLE, Some(Duration::from_secs(2)), gaps),
+            Err(why) => report.not_measured(CABLE, format!("{why:#}")),
+        }
     }
     for durability in [Durability::Sync, Durability::PageCache] {
         if args.rounds > 0 {
