@@ -98,6 +98,7 @@ fn requests(target: &Target) -> Vec<Vec<u8>> {
     let request = |name, args: Vec<u8>| call(name, 1, &args).to_vec();
     match target.role {
         Role::Meta => vec![request("RPC_CM_LIST_APPS", argument(b"\0"))],
+        Role::ZooKeeper => Vec::new(),
         Role::Collector => vec![b"GET /metrics HTTP/1.1\r\nhost: h\r\n\r\n".to_vec()],
         Role::Replica => vec![
             request("RPC_RRDB_RRDB_GET", argument(&blob(&key))),
