@@ -5,15 +5,18 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use pegasus_rpc::wire::meta::QueryConfigResponse;
+use pegasus_rpc::wire::meta::{ClusterInfoRequest, QueryConfigResponse};
 use pegasus_rpc::wire::{AdminRequest, AdminResponse, CallError, Request, RequestHead, Response};
 use pegasus_types::{ErrorCode, Node};
+use tokio::time::Instant;
 
 use crate::deadline::Attempts;
 use crate::error::{Error, Result};
 use crate::pool::Pool;
 use crate::retry::{Failure, Verdict, judge};
 
+/// For an answer that a meta-server gives from memory.
+const LOOK_TIMEOUT: Duration = Duration::from_millis(1500);
 /// Addresses that are remembered as silent: the metas of a cluster many times over, also those that moved.
 const MAX_SILENT: usize = 64;
 
@@ -74,6 +77,14 @@ impl Metas {
         repeatable: bool,
         within: Duration,
     ) -> Result<AdminResponse> {
+        let begun = Instant::now();
+        if !is_look(&request) {
+            // A change may take its time, so a leader that hangs would only be given up late. A look is answered at
+            // once; if nobody does, the change says why.
+            let look = Request::Admin(AdminRequest::ClusterInfo(ClusterInfoRequest {}));
+            let _ = self.ask(&look, true, within / 2).await;
+        }
+        let within = within.saturating_sub(begun.elapsed());
         match self.ask(&Request::Admin(request), repeatable, within).await? {
             Response::Admin(response) => match admin_error(&response) {
                 (ErrorCode::Ok, _) => Ok(response),
@@ -92,7 +103,8 @@ impl Metas {
             for address in self.candidates().await {
                 let Some(left) = attempts.left() else { break };
                 // One that does not answer must not use up the time for the others.
-                let left = if repeatable && self.nodes.len() > 1 { left.min(within / 3) } else { left };
+                let share = if is_quick(request) { LOOK_TIMEOUT.min(within / 3) } else { within / 3 };
+                let left = if repeatable && self.nodes.len() > 1 { left.min(share) } else { left };
                 let answer = self.ask_one(address, request, left).await;
                 self.note(address, answer.is_ok());
                 match answer {
@@ -190,6 +202,20 @@ impl Metas {
         if *leader == Some(failed) {
             *leader = None;
         }
+    }
+}
+
+/// Changes nothing.
+fn is_look(request: &AdminRequest) -> bool {
+    matches!(request, AdminRequest::ListApps(_) | AdminRequest::ListNodes(_) | AdminRequest::ClusterInfo(_))
+}
+
+/// Answered from memory.
+fn is_quick(request: &Request) -> bool {
+    match request {
+        Request::QueryConfig(_) => true,
+        Request::Admin(request) => is_look(request),
+        _ => false,
     }
 }
 

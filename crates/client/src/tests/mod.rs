@@ -206,6 +206,15 @@ async fn a_meta_that_hangs_is_asked_last() {
         cluster.table("t").await.unwrap();
     }
     assert_eq!(fake.with(|world| world.hung), 1, "only who does not know it yet waits for it");
+
+    // A leader that is known, and hangs now.
+    let metas = fake.metas.clone();
+    fake.with(|world| (world.hanging_metas, world.leader) = (0, Some(0)));
+    let cluster = Cluster::connect(&metas).await.unwrap();
+    fake.with(|world| (world.hanging_metas, world.leader) = (1, Some(1)));
+    let begun = Instant::now();
+    assert_eq!(cluster.create_table("new", &CreateTable::default()).await, Ok(3));
+    assert!(begun.elapsed() < Duration::from_secs(8), "a share of 30 s: {:?}", begun.elapsed());
 }
 
 #[tokio::test]
