@@ -6,16 +6,20 @@
 use std::io;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use futures::Future;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use tokio::time::Sleep;
 
 /// Largest payload of a frame on peer connections, both directions. A learn chunk or a batch of prepares is
 /// about 1 MiB; the bound only has to hold the largest single mutation that a client may send.
 pub const MAX_FRAME_BYTES: usize = 64 << 20;
 /// Unsent bytes above which nothing more is accepted from the layer above until the socket takes some.
 const WRITE_HIGH_WATER: usize = 64 << 10;
+/// Unsent bytes that do not wait for more, whatever the patience: some 16 answers without content.
+const LINGER_BYTES: usize = 256;
 /// A write buffer that grew beyond this for one large frame is given back once it is empty.
 const WRITE_KEEP: usize = 1 << 20;
 /// The read buffer is renewed when less than this is left of it, so that a read is worth its system call.
@@ -41,13 +45,13 @@ pub struct FrameOptions {
     pub max_frame_bytes: usize,
     /// Bytes asked of the socket at a time, and the size of the buffer that small frames share.
     pub read_chunk_bytes: usize,
-    /// Defer each flush by one turn of the scheduler, so that what other tasks send in this turn goes along.
-    pub coalesce: bool,
+    /// What is to be sent waits so long for more, while it is little. For answers that nobody is in a hurry for.
+    pub linger: Option<Duration>,
 }
 
 impl Default for FrameOptions {
     fn default() -> Self {
-        Self { max_frame_bytes: MAX_FRAME_BYTES, read_chunk_bytes: 64 << 10, coalesce: false }
+        Self { max_frame_bytes: MAX_FRAME_BYTES, read_chunk_bytes: 64 << 10, linger: None }
     }
 }
 
@@ -57,13 +61,13 @@ pub(crate) struct FrameIo<S> {
     options: FrameOptions,
     read: BytesMut,
     write: BytesMut,
-    /// The flush has been deferred once; the next one writes.
-    armed: bool,
+    /// Runs while a little waits for more, see [`FrameOptions::linger`].
+    lingering: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> FrameIo<S> {
     pub(crate) fn new(io: S, options: FrameOptions) -> Self {
-        Self { io, options, read: BytesMut::new(), write: BytesMut::new(), armed: false }
+        Self { io, options, read: BytesMut::new(), write: BytesMut::new(), lingering: None }
     }
 
     /// The next frame's payload; None when the other side closed between two frames.
@@ -134,19 +138,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> FrameIo<S> {
         }
     }
 
-    /// Writes what is queued; may put it off once, see [`FrameOptions::coalesce`].
+    /// Writes what is queued; may put it off, see [`FrameOptions::linger`].
     pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), FrameError>> {
-        let little = (1..WRITE_HIGH_WATER).contains(&self.write.len());
-        if self.options.coalesce && !self.armed && little {
-            self.armed = true;
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
+        if let Some(linger) = self.options.linger
+            && (1..LINGER_BYTES).contains(&self.write.len())
+        {
+            let lingering = self.lingering.get_or_insert_with(|| Box::pin(tokio::time::sleep(linger)));
+            ready!(lingering.as_mut().poll(cx));
         }
         self.poll_write(cx)
     }
 
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), FrameError>> {
-        self.armed = false;
+        self.lingering = None;
         while !self.write.is_empty() {
             match ready!(Pin::new(&mut self.io).poll_write(cx, &self.write))? {
                 0 => return Poll::Ready(Err(io::Error::from(io::ErrorKind::WriteZero).into())),
@@ -225,8 +229,8 @@ mod tests {
 
     #[tokio::test]
     async fn frames_of_all_sizes_arrive_in_order_and_uncut() {
-        for coalesce in [false, true] {
-            let options = FrameOptions { read_chunk_bytes: 4096, coalesce, ..FrameOptions::default() };
+        for linger in [None, Some(Duration::from_millis(1))] {
+            let options = FrameOptions { read_chunk_bytes: 4096, linger, ..FrameOptions::default() };
             let (mut a, mut b) = pair(options);
             let frames: Vec<Vec<u8>> =
                 [0, 1, 3, 4095, 4096, 4097, 70_000, 5].map(|n| vec![n as u8; n]).to_vec();
@@ -266,15 +270,20 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_coalesced_flush_takes_what_the_same_turn_adds() {
-        let (mut a, mut b) = pair(FrameOptions { coalesce: true, ..FrameOptions::default() });
+    async fn a_little_waits_for_more_and_much_does_not() {
+        let wait = |linger| FrameOptions { linger: Some(linger), ..FrameOptions::default() };
+        let (mut a, mut b) = pair(wait(Duration::from_secs(600)));
         a.queue(|to| to.put(b"one")).unwrap();
-        let first = poll_fn(|cx| Poll::Ready(a.poll_flush(cx).is_pending())).await;
-        assert!(first, "the first flush is put off");
-        a.queue(|to| to.put(b"two")).unwrap();
+        let is_put_off = poll_fn(|cx| Poll::Ready(a.poll_flush(cx).is_pending())).await;
+        assert!(is_put_off);
+        a.queue(|to| to.put(&[2; LINGER_BYTES])).unwrap();
         poll_fn(|cx| a.poll_flush(cx)).await.unwrap();
-        assert!(a.write.is_empty());
         assert_eq!(next(&mut b).await.unwrap().unwrap(), "one");
-        assert_eq!(next(&mut b).await.unwrap().unwrap(), "two");
+        assert_eq!(next(&mut b).await.unwrap().unwrap()[..], [2; LINGER_BYTES]);
+
+        let (mut a, mut b) = pair(wait(Duration::from_millis(1)));
+        a.queue(|to| to.put(b"three")).unwrap();
+        poll_fn(|cx| a.poll_flush(cx)).await.unwrap();
+        assert_eq!(next(&mut b).await.unwrap().unwrap(), "three");
     }
 }

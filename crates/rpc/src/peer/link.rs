@@ -46,6 +46,10 @@ const PROBES: [Duration; 6] = [
 /// A connection that broke sooner counts as a flap; each flap in a row starts the dials at a later pause, so
 /// that a peer which takes connections only to close them is not dialled in a tight loop.
 const STEADY: Duration = Duration::from_secs(1);
+/// The answer to a batch of one-way messages says only that it was queued. Each on its own would be half of all packets
+/// between two nodes; gathered for this long they are few. An [`Outbox`](super::Outbox) has enough calls in flight not to
+/// wait for them.
+const ANSWERS_LINGER: Duration = Duration::from_millis(5);
 /// A name server that does not answer costs a dial at most this.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -176,6 +180,14 @@ where
             RpcError::Shutdown => CallError::Lost("closed".into()),
             RpcError::Channel(error) => CallError::Lost(source_text(&error)),
         })
+    }
+
+    /// The connection, when there is one.
+    pub(crate) fn standing(&self) -> Option<Channel<Req, Resp>> {
+        match &*self.state.borrow() {
+            State::Up(channel) => Some(channel.clone()),
+            State::Idle | State::Dialing | State::Failed { .. } => None,
+        }
     }
 
     /// The connection; dials when there is none and no pause holds.
@@ -369,12 +381,18 @@ pub(crate) fn prepare_socket(stream: &TcpStream) -> io::Result<()> {
     Ok(())
 }
 
+/// Of the dialer's end.
 pub(crate) fn frame_options(class: Class) -> FrameOptions {
     let base = FrameOptions::default();
     match class {
         // Small and urgent.
         Class::Control => FrameOptions { read_chunk_bytes: 8 << 10, ..base },
-        Class::Replication => FrameOptions { coalesce: true, ..base },
-        Class::Bulk => base,
+        Class::Replication | Class::Bulk => base,
     }
+}
+
+/// Of the acceptor's end.
+pub(crate) fn serve_options(class: Class) -> FrameOptions {
+    let linger = (class == Class::Replication).then_some(ANSWERS_LINGER);
+    FrameOptions { linger, ..frame_options(class) }
 }

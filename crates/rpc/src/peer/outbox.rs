@@ -1,7 +1,7 @@
 //! One-way messages to one peer, batched: what gathers while calls are in flight goes as one call.
 //!
-//! No timer anywhere. The first message starts a call at the end of the present turn of the event loop, so what
-//! the same turn adds goes along; while [`CALLS_IN_FLIGHT`] calls are unanswered, messages gather.
+//! The first message wakes the outbox's task, so what is pushed until that runs goes along: all that one turn of the
+//! replication loop has to say. While [`CALLS_IN_FLIGHT`] calls, or [`BYTES_IN_FLIGHT`], are unanswered, messages gather.
 //!
 //! Messages that arrive do so in the order of `push`. None is sent twice, and any may be lost: a lost
 //! connection or a peer that cannot be reached loses what was in flight or tried; a full queue refuses the new
@@ -22,8 +22,10 @@ use tokio::time::timeout;
 use super::link::CallError;
 use super::replica::{ReplicaClient, ReplicaPeerRequest};
 
-/// More bring nothing (write-path.md 1) and make batches smaller.
-pub const CALLS_IN_FLIGHT: usize = 2;
+/// Answers come late and together (see `link::ANSWERS_LINGER`): as many calls as a fast node makes meanwhile.
+pub const CALLS_IN_FLIGHT: usize = 64;
+/// A peer that does not read gets no more than this to hold, beside what its sockets hold.
+pub const BYTES_IN_FLIGHT: usize = 4 << 20;
 /// A batch is closed when it reaches either; a single larger message goes alone.
 pub const BATCH_BYTES: usize = 1 << 20;
 pub const BATCH_MESSAGES: usize = 4096;
@@ -55,6 +57,7 @@ pub struct Outbox(Rc<Queue>);
 struct Queue {
     waiting: RefCell<VecDeque<Envelope>>,
     bytes: Cell<usize>,
+    bytes_in_flight: Cell<usize>,
     filled: Notify,
     closed: Cell<bool>,
     stats: Cell<OutboxStats>,
@@ -104,8 +107,8 @@ impl Queue {
         self.stats.set(stats);
     }
 
-    /// The next batch, in order; empty when nothing waits.
-    fn take_batch(&self) -> Vec<Envelope> {
+    /// The next batch, in order, and its weight; empty when nothing waits.
+    fn take_batch(&self) -> (Vec<Envelope>, usize) {
         let mut waiting = self.waiting.borrow_mut();
         let mut bytes = 0;
         let mut count = 0;
@@ -118,7 +121,28 @@ impl Queue {
             count += 1;
         }
         self.bytes.set(self.bytes.get() - bytes);
-        waiting.drain(..count).collect()
+        (waiting.drain(..count).collect(), bytes)
+    }
+
+    fn may_call(&self, calls: usize) -> bool {
+        calls < CALLS_IN_FLIGHT && self.bytes_in_flight.get() < BYTES_IN_FLIGHT
+    }
+
+    fn sent(&self, bytes: usize) {
+        self.bytes_in_flight.set(self.bytes_in_flight.get() + bytes);
+        self.count(|stats| stats.calls += 1);
+    }
+
+    /// The end of a call with so many messages and bytes.
+    fn ended(&self, client: &ReplicaClient, (count, bytes): (u64, usize), result: Result<(), CallError>) {
+        self.bytes_in_flight.set(self.bytes_in_flight.get() - bytes);
+        match result {
+            Ok(()) => self.count(|stats| stats.delivered += count),
+            Err(error) => {
+                tracing::debug!(node = %client.node(), count, %error, "messages to a peer were lost");
+                self.count(|stats| stats.failed += count);
+            }
+        }
     }
 }
 
@@ -126,47 +150,38 @@ async fn run(queue: Rc<Queue>, client: ReplicaClient) {
     let link = client.replication();
     let mut in_flight = FuturesUnordered::new();
     while !queue.closed.get() {
-        if queue.waiting.borrow().is_empty() || in_flight.len() >= CALLS_IN_FLIGHT {
+        if queue.waiting.borrow().is_empty() || !queue.may_call(in_flight.len()) {
             tokio::select! {
-                Some((count, result)) = in_flight.next(), if !in_flight.is_empty() => {
-                    record(&queue, &client, count, result);
+                Some((size, result)) = in_flight.next(), if !in_flight.is_empty() => {
+                    queue.ended(&client, size, result);
                 }
-                () = queue.filled.notified(), if in_flight.len() < CALLS_IN_FLIGHT => {}
+                () = queue.filled.notified(), if queue.may_call(in_flight.len()) => {}
             }
             continue;
         }
-        // Whatever else this turn of the event loop has to send goes along.
-        tokio::task::yield_now().await;
-        let connection = timeout(DELIVER_WITHIN, link.connected()).await.unwrap_or(Err(CallError::Timeout));
-        let batch = queue.take_batch();
-        let count = batch.len() as u64;
-        queue.count(|stats| stats.calls += 1);
+        let connection = match link.standing() {
+            Some(connection) => Ok(connection),
+            None => timeout(DELIVER_WITHIN, link.connected()).await.unwrap_or(Err(CallError::Timeout)),
+        };
+        let (batch, bytes) = queue.take_batch();
+        let size = (batch.len() as u64, bytes);
+        queue.sent(bytes);
         match connection {
             Ok(connection) => {
                 let link = link.clone();
                 let call = async move {
                     let request = ReplicaPeerRequest::Deliver { batch };
-                    let call = link.call_on(connection, DELIVER_WITHIN, request);
-                    let result = timeout(DELIVER_WITHIN, call).await.unwrap_or(Err(CallError::Timeout));
-                    (count, result.map(drop))
+                    // tarpc's own deadline will do: a timer more for every call is not worth half a second.
+                    let result = link.call_on(connection, DELIVER_WITHIN, request).await;
+                    (size, result.map(drop))
                 };
                 in_flight.push(call);
                 // First polls send; they must happen in order, so now.
-                while let Poll::Ready(Some((count, result))) = futures::poll!(in_flight.next()) {
-                    record(&queue, &client, count, result);
+                while let Poll::Ready(Some((size, result))) = futures::poll!(in_flight.next()) {
+                    queue.ended(&client, size, result);
                 }
             }
-            Err(error) => record(&queue, &client, count, Err(error)),
-        }
-    }
-}
-
-fn record(queue: &Queue, client: &ReplicaClient, count: u64, result: Result<(), CallError>) {
-    match result {
-        Ok(()) => queue.count(|stats| stats.delivered += count),
-        Err(error) => {
-            tracing::debug!(node = %client.node(), count, %error, "messages to a peer were lost");
-            queue.count(|stats| stats.failed += count);
+            Err(error) => queue.ended(&client, size, Err(error)),
         }
     }
 }

@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
 use super::hello::{Class, HelloError, Identity, Remote, Service, admit};
-use super::link::{CallError, Link, frame_options, prepare_socket};
+use super::link::{CallError, Link, prepare_socket, serve_options};
 use super::pool::Shared;
 use super::serve::{ServeError, drive};
 use super::transport::ServerWire;
@@ -95,7 +95,7 @@ where
 {
     prepare_socket(&stream).map_err(HelloError::from)?;
     let remote = admit(&mut stream, me, Service::Replica).await?;
-    let wire = ServerWire::new(stream, frame_options(remote.class));
+    let wire = ServerWire::new(stream, serve_options(remote.class));
     drive(wire, handler(&remote).serve(), shutdown).await
 }
 
