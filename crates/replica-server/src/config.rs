@@ -84,8 +84,8 @@ pegasus_config::section! {
     pub struct PegasusServer = "pegasus.server" {
         /// Block cache of the whole process, in bytes.
         rocksdb_block_cache_capacity: ByteSize = ByteSize(256 << 20), in ByteSize(1 << 20)..=ByteSize(1 << 44);
-        /// A partition's memtable is flushed at this size, in bytes.
-        rocksdb_write_buffer_size: ByteSize = ByteSize(16 << 20), in ByteSize(64 << 10)..=ByteSize(4 << 30);
+        /// A partition's memtable is flushed at this size, in bytes, or when the writes in it have twice this size.
+        rocksdb_write_buffer_size: ByteSize = ByteSize(32 << 20), in ByteSize(64 << 10)..=ByteSize(4 << 30);
         /// All memtables together, in bytes; 0 = 512 MiB.
         rocksdb_total_size_across_write_buffer: ByteSize = ByteSize(0);
         /// Records that one page of a scan looks at.

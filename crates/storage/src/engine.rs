@@ -66,7 +66,8 @@ pub struct UnknownEngine(String);
 pub struct EngineOptions {
     /// Bytes of the block cache that all partitions share.
     pub cache_bytes: u64,
-    /// A partition's memtable is sealed and flushed at this size.
+    /// A partition's memtable is sealed and flushed at this size, or when the mutations in it have twice this size. A
+    /// restart replays what is not flushed: about 2 s per GiB and core.
     pub memtable_bytes: u64,
     /// All memtables of the process together, sealed ones included; above it the largest is flushed,
     /// at 1.5 times it [`EngineFactory::pressure`] says stop.
@@ -87,7 +88,7 @@ impl Default for EngineOptions {
     fn default() -> Self {
         Self {
             cache_bytes: 256 << 20,
-            memtable_bytes: 16 << 20,
+            memtable_bytes: 32 << 20,
             memtable_budget_bytes: 512 << 20,
             max_memtable_age: Duration::from_secs(12 * 60),
             background_threads: 1,

@@ -6,7 +6,7 @@
 //! immutable picture of memtables and tables that is replaced when one of them changes.
 //!
 //! ```text
-//!   apply ──▶ active memtable ──sealed (size, age, budget)──▶ sealed memtables ──flush──▶ tables ──compaction──▶ tables
+//!   apply ──▶ active memtable ──sealed (size, age, quiet, budget)──▶ sealed memtables ──flush──▶ tables ──compaction──▶ tables
 //!                   │                                               │           (one table set: rows + decree key,
 //!                   └──────────── State: what readers see ──────────┴──────────  published by one manifest change)
 //! ```
@@ -18,6 +18,7 @@ mod background;
 mod guard;
 mod manifest;
 mod partition;
+mod quiet;
 mod state;
 mod tables;
 #[cfg(test)]

@@ -15,6 +15,7 @@ use pegasus_types::Decree;
 use super::background::{Shared, Work};
 use super::guard::guarded;
 use super::manifest::{self, Found};
+use super::quiet::Quiet;
 use super::state::{LsmView, Sealed, State};
 use super::tables::Tables;
 use super::ttl::{Purge, PurgeFactory};
@@ -23,6 +24,10 @@ use crate::engine::{EngineError, Sizes, View};
 use crate::memtable::{self, Views};
 use crate::schema::{DECREE_KEY, Value, decode_decree};
 use crate::small_file::sync_dir;
+
+/// A memtable whose mutations take so many times its size in the log is sealed, too: rows that are overwritten again and
+/// again do not make it grow, but a restart replays all of them.
+const LOG_PER_MEMTABLE: u64 = 2;
 
 pub struct Partition {
     pub(super) dir: PathBuf,
@@ -52,6 +57,9 @@ pub struct Partition {
 pub(super) struct Writer {
     /// When the active memtable got its first mutation.
     pub(super) since: Option<Instant>,
+    /// Of the bodies that went into the active memtable.
+    body_bytes: u64,
+    pub(super) quiet: Quiet,
 }
 
 impl std::fmt::Debug for Partition {
@@ -168,6 +176,7 @@ impl Partition {
         let before = active.bytes();
         active.apply(decree, body, &self.views, false);
         writer.since.get_or_insert_with(Instant::now);
+        writer.body_bytes += body.len() as u64;
         match active.bytes().checked_sub(before) {
             Some(more) => self.shared.grown(more),
             None => self.shared.shrunk(before - active.bytes()),
@@ -175,7 +184,8 @@ impl Partition {
     }
 
     fn seal_when_full(self: &Arc<Self>, writer: &mut Writer) {
-        if self.state().active.bytes() >= self.shared.options.memtable_bytes {
+        let most = self.shared.options.memtable_bytes;
+        if self.state().active.bytes() >= most || writer.body_bytes >= most * LOG_PER_MEMTABLE {
             self.seal_locked(writer);
         }
     }
@@ -188,6 +198,7 @@ impl Partition {
 
     fn seal_locked(self: &Arc<Self>, writer: &mut Writer) -> Decree {
         let applied = self.applied();
+        writer.body_bytes = 0;
         if writer.since.take().is_some() {
             self.replace_state(|state| State {
                 active: Arc::default(),

@@ -188,3 +188,21 @@ fn tables_that_only_the_manifest_on_disk_knows_are_no_left_overs() {
     drop((partition, background));
     tree.opens_whole();
 }
+
+#[test]
+fn rows_that_are_overwritten_all_the_time_are_flushed_for_the_sake_of_the_log() {
+    let root = tempfile::tempdir().unwrap();
+    let options = EngineOptions { memtable_bytes: 64 << 10, ..EngineOptions::default() };
+    let factory = new_factory(EngineKind::Lsm, options);
+    let mut store = Store::over(factory.open(root.path()).unwrap());
+    let value = "v".repeat(1 << 10);
+    for _ in 0..200 {
+        store.put("h", "s", &value);
+    }
+    assert!(factory.stats().memtable_bytes < 4 << 10, "one row");
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while store.engine().durable_decree() == Decree::ZERO {
+        assert!(std::time::Instant::now() < deadline, "200 KiB of mutations pin the log");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+}

@@ -53,8 +53,12 @@ impl Partition {
 
     /// Once a second.
     pub fn tick(self: &Arc<Self>) {
-        let old = lock(&self.writer).since.is_some_and(|since| since.elapsed() >= self.max_memtable_age);
-        if old {
+        let bytes = self.active_bytes();
+        let mut writer = lock(&self.writer);
+        let is_old = writer.since.is_some_and(|since| since.elapsed() >= self.max_memtable_age);
+        let is_quiet = writer.quiet.tick(self.applied(), bytes);
+        drop(writer);
+        if is_old || is_quiet {
             self.seal();
         }
         if lock(&self.health).last_failure.is_some_and(|at| at.elapsed() >= RETRY_AFTER) {
