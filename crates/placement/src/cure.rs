@@ -343,12 +343,16 @@ impl Cure {
         let around = Around { now, liveness, cut_off, usable, settled };
         let mut round = Round::new(view, &self.memory, &self.moves);
         let mut verdicts = Vec::new();
-        for (table, config) in view.live_partitions() {
+        // Nodes learn so much at a time: first what has one copy left.
+        let mut partitions: Vec<_> = view.live_partitions().collect();
+        partitions.sort_by_key(|(_, config)| config.member_count() > 1);
+        for (table, config) in partitions {
             let moving = self.moves.get(config.gpid).is_some();
             let verdict = self.verdict(&around, table, config, &mut round);
             verdicts.push((config.gpid, verdict, moving));
         }
-        let calm = !liveness.nodes().any(|(_, state)| state.draining)
+        // One that drained and has ended is dead, and nobody waits for it with this.
+        let calm = !liveness.nodes().any(|(_, state)| state.alive && state.draining)
             && !view.tables().any(|table| table.info.status == AppStatus::Creating)
             && verdicts.iter().all(|(_, verdict, moving)| *moving || *verdict == Verdict::Healthy);
         self.moves.set_calm(now, calm);

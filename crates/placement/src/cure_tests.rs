@@ -1,3 +1,19 @@
+//! | what a partition can be (replication.md 6.6) | test |
+//! |---|---|
+//! | healthy; a secondary dead; the primary dead with living secondaries; one member left | `one_partition` |
+//! | a proposal without effect: repeated, to another heir | `proposals_repeat_and_heirs_alternate` |
+//! | new, with enough, few or no nodes | `new_partitions_get_all_members_at_once_and_evenly`, `.._wait_for_enough_nodes_..` |
+//! | no member alive; no members at all | `all_dead_is_reported_never_forced`, `ddd::tests::every_branch`, `.._is_revived_by_the_rule` |
+//! | too few: below the minimum, nobody left, the last one back, awaited, awaited long enough | `one_partition`, `a_member_that_left_..` |
+//! | too few: the one that left is black-listed or retired | `the_black_list_gets_no_copies` |
+//! | too few, in many partitions at once | `learners_are_limited_per_node`, `the_last_copy_is_doubled_first` |
+//! | a learner without progress | `a_learner_that_shows_no_sign_is_given_up` |
+//! | too many | `one_partition`, `a_surplus_member_goes_from_where_it_should` |
+//! | a member lost its replica | `a_replica_that_its_node_lost_counts_as_dead` |
+//! | a member drains, returns | `a_draining_node_..`, `a_drained_node_..` |
+//! | metadata back in time; the meta cut off | `metadata_that_went_back_freezes`, `a_meta_that_hears_few_proposes_nothing` |
+//! | moved | `a_new_node_gets_its_share_..`, `nothing_moves_while_something_is_ill_..`, `operators_moves` |
+
 use super::*;
 use crate::change;
 use crate::liveness::testing::{alive, beacon};
@@ -264,6 +280,36 @@ fn learners_are_limited_per_node() {
 }
 
 #[test]
+fn the_last_copy_is_doubled_first() {
+    let mut cure = Cure::new(Options { max_learners_per_node: 1, ..Options::default() }, NOW);
+    let view = view_of(vec![config(0, 5, 1, &[2]), config(1, 5, 1, &[2]), config(2, 5, 1, &[])]);
+    let orders = cure.round(NOW, &view, &nodes(&[1, 2, 3]));
+    let asked: Vec<_> = orders
+        .into_iter()
+        .map(|order| match order {
+            Order::Propose { request, .. } => (request.gpid.index, request.proposal),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(asked[0], (2, Proposal::AddSecondary { node: node(3) }), "{asked:?}");
+    assert!(asked.iter().all(|(index, _)| *index == 2), "node 3 learns one at a time: {asked:?}");
+}
+
+#[test]
+fn a_surplus_member_goes_from_where_it_should() {
+    let view = view_of(vec![config(0, 5, 1, &[2, 3, 4]), config(1, 5, 2, &[3, 1]), config(2, 5, 1, &[2, 3])]);
+    let mut liveness = nodes(&[1, 2, 3, 4]);
+    let removed = |liveness: &Liveness| proposals(cure().round(NOW, &view, liveness));
+    assert_eq!(removed(&liveness), [(node(1), Proposal::RemoveSecondary { node: node(3) })], "the fullest");
+    assert!(liveness.retire(&node(4), true));
+    assert_eq!(
+        removed(&liveness),
+        [(node(1), Proposal::RemoveSecondary { node: node(4) })],
+        "it is to leave"
+    );
+}
+
+#[test]
 fn surplus_replicas() {
     let mut cure = cure();
     let stored = config(0, 5, 1, &[2, 3]);
@@ -434,7 +480,19 @@ fn nothing_moves_while_something_is_ill_and_moves_end_when_it_falls_ill() {
     let got = proposals(cure.round(NOW + 25_000, &view, &liveness));
     assert!(got.iter().all(|(_, p)| *p == Proposal::RemoveSecondary { node: node(3) }), "{got:?}");
     assert_eq!((got.len(), cure.moves().count(), cure.looks_again_at()), (8, 0, None));
-    // A creating table, a draining node: no moves either.
+    // One that drained and has ended does not stop the others for ever; one whose clock is wrong gets nothing.
+    let mut liveness = alive(Millis(0), [node(9)]);
+    liveness.beacon(Millis(0), 1, &pegasus_types::meta::Beacon { draining: true, ..beacon(node(9)) });
+    liveness.sweep(NOW);
+    (1..=4).for_each(|n| drop(liveness.beacon(NOW, 1_000_000_000, &beacon(node(n)))));
+    let mut cure = Cure::new(options.clone(), NOW);
+    cure.round(NOW, &view, &liveness);
+    assert_eq!(cure.looks_again_at(), Some(NOW + 10_000));
+    let wrong = pegasus_types::meta::Beacon { wall_us: 99_000_000_000, ..beacon(node(4)) };
+    liveness.beacon(NOW, 1_000_000_000, &wrong);
+    let plan = cure.plan(&view, &liveness, true);
+    assert!(plan.moves.iter().all(|what| what.to != node(4)), "{:?}", plan.moves);
+    // A creating table: no moves either.
     let mut creating = view.clone();
     creating.put_info(pegasus_types::AppInfo { status: AppStatus::Creating, ..info(1, "t", 8) });
     let mut cure = Cure::new(options, NOW);
@@ -503,9 +561,18 @@ fn a_partition_without_members_is_revived_by_the_rule() {
 #[test]
 fn the_black_list_gets_no_copies() {
     let options = Options { black_list: BTreeSet::from([node(3)]), ..Options::default() };
-    let mut cure = Cure::new(options, NOW);
+    let mut cure = Cure::new(options.clone(), NOW);
     let view = view_of(vec![config(0, 5, 1, &[2])]);
     let got = proposals(cure.round(NOW, &view, &nodes(&[1, 2, 3, 4])));
+    assert_eq!(got, [(node(1), Proposal::AddSecondary { node: node(4) })]);
+    // Nor is one of it awaited.
+    let left = PartitionConfig { last_drops: vec![node(3)], ..config(0, 5, 1, &[2]) };
+    let mut other = Cure::new(options, NOW);
+    let got = proposals(other.round(NOW, &view_of(vec![left.clone()]), &with_dead(&[1, 2, 4], &[3])));
+    assert_eq!(got, [(node(1), Proposal::AddSecondary { node: node(4) })]);
+    let mut retired = with_dead(&[1, 2, 4], &[3]);
+    assert!(retired.retire(&node(3), true));
+    let got = proposals(super::Cure::new(Options::default(), NOW).round(NOW, &view_of(vec![left]), &retired));
     assert_eq!(got, [(node(1), Proposal::AddSecondary { node: node(4) })]);
     let verdicts = cure.examine(NOW + 70_000, &view, &alive(NOW + 70_000, (1..=3).map(node)));
     assert!(matches!(&verdicts[0].1, Verdict::Wait(why) if why.contains("no other node")), "{verdicts:?}");

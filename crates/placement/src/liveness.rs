@@ -94,6 +94,13 @@ impl Liveness {
         news
     }
 
+    /// We ourselves did not run for `ms`: nobody is silent who was not listened to.
+    pub fn overslept(&mut self, now: Millis, ms: u64) {
+        for state in self.nodes.values_mut() {
+            state.last_beacon = (state.last_beacon + ms).min(now);
+        }
+    }
+
     /// Nodes that have just been silent for the grace time.
     pub fn sweep(&mut self, now: Millis) -> Vec<Node> {
         let mut dead = Vec::new();
@@ -229,6 +236,16 @@ mod tests {
         liveness.sweep(Millis(20_000));
         liveness.forget_dead(|_| false);
         assert_eq!(liveness.count(), (1, 1));
+    }
+
+    #[test]
+    fn nobody_is_blamed_for_our_own_sleep() {
+        let mut liveness = alive(Millis(1_000), [node(1), node(2)]);
+        liveness.beacon(Millis(31_000), WALL, &beacon(node(2)));
+        liveness.overslept(Millis(31_000), 29_000);
+        assert_eq!(liveness.sweep(Millis(31_000)), []);
+        assert_eq!(liveness.sweep(Millis(40_001)), [node(1)], "its silence before and after counts");
+        assert_eq!(liveness.sweep(Millis(41_001)), [node(2)]);
     }
 
     #[test]

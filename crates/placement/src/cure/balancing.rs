@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use pegasus_types::{Gpid, Millis};
+use pegasus_types::{Gpid, Millis, Node};
 
 use super::Cure;
 use crate::balance::moves::{self, Step};
@@ -39,8 +39,10 @@ impl Cure {
         let disk_of = |gpid, node: &_| {
             self.memory.get(&gpid).and_then(|memory| memory.holders.get(node)).map(String::as_str)
         };
-        let usable = liveness.usable().filter(|node| !self.options.black_list.contains(node));
-        let nodes = balance::Nodes { open: usable.cloned().collect(), leaving: liveness.retired().clone() };
+        let takes =
+            |node: &&Node| liveness.is_fit_for_primary(node) && !self.options.black_list.contains(*node);
+        let open = liveness.usable().filter(takes).cloned().collect();
+        let nodes = balance::Nodes { open, leaving: liveness.retired().clone() };
         balance::plan(view, &nodes, &disk_of, &balance::Options { spread, ..self.options.balance.clone() })
     }
 

@@ -275,6 +275,9 @@ impl Patient<'_> {
             return None;
         }
         let node = self.config.last_drops.last()?;
+        if self.options.black_list.contains(node) || self.liveness.is_retired(node) {
+            return None;
+        }
         let since = memory.left.get(node).copied().unwrap_or(self.started);
         (self.now.since(since) < self.options.return_ms && !self.is_there(memory, node))
             .then_some((node, since))
