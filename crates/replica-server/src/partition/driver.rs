@@ -30,19 +30,22 @@ const ANSWER_BYTES: usize = 1 << 20;
 /// duplication.
 const CLUSTER: u8 = 1;
 /// The loop looks at its timers at least this often, whatever the core asks for.
-const LONGEST_SLEEP: Duration = Duration::from_secs(1);
+const LONGEST_SLEEP_MS: u64 = 1_000;
 
 /// Turns the loop until shutdown.
 pub async fn run(shell: Rc<Shell>) {
-    let sleep = tokio::time::sleep(LONGEST_SLEEP);
+    let sleep = tokio::time::sleep(Duration::from_millis(LONGEST_SLEEP_MS));
     tokio::pin!(sleep);
     let mut armed = None;
     loop {
         let timer = shell.with(|state| state.core.next_timer());
-        if armed != Some(timer) {
-            let left = timer.map_or(LONGEST_SLEEP, |at| Duration::from_millis(at.since(clock::boot_ms())));
-            sleep.as_mut().reset(tokio::time::Instant::now() + left.min(LONGEST_SLEEP));
-            armed = Some(timer);
+        // Only ever set earlier: the core's timer moves with every write, and firing in vain now and then costs less than
+        // setting it at every turn.
+        if armed.is_none_or(|armed| timer.is_some_and(|at| at < armed)) {
+            let now = clock::boot_ms();
+            let at = timer.map_or(now + LONGEST_SLEEP_MS, |at| at.min(now + LONGEST_SLEEP_MS));
+            sleep.as_mut().reset(tokio::time::Instant::now() + Duration::from_millis(at.since(now)));
+            armed = Some(at);
         }
         tokio::select! {
             biased;
