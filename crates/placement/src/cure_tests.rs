@@ -484,7 +484,9 @@ fn nothing_moves_while_something_is_ill_and_moves_end_when_it_falls_ill() {
     let mut liveness = alive(Millis(0), [node(9)]);
     liveness.beacon(Millis(0), 1, &pegasus_types::meta::Beacon { draining: true, ..beacon(node(9)) });
     liveness.sweep(NOW);
-    (1..=4).for_each(|n| drop(liveness.beacon(NOW, 1_000_000_000, &beacon(node(n)))));
+    for n in 1..=4 {
+        liveness.beacon(NOW, 1_000_000_000, &beacon(node(n)));
+    }
     let mut cure = Cure::new(options.clone(), NOW);
     cure.round(NOW, &view, &liveness);
     assert_eq!(cure.looks_again_at(), Some(NOW + 10_000));

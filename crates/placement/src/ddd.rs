@@ -82,12 +82,12 @@ pub fn choose(
             nodes.join(" and ")
         ));
     };
-    if let Some((other, other_node)) = copies.get(1) {
-        if other.committed > best.committed {
-            return Choice::Operator(format!(
-                "{node} has the newer ballot and {other_node} has committed more: an operator must choose"
-            ));
-        }
+    if let Some((other, other_node)) = copies.get(1)
+        && other.committed > best.committed
+    {
+        return Choice::Operator(format!(
+            "{node} has the newer ballot and {other_node} has committed more: an operator must choose"
+        ));
     }
     if best.prepared < config.last_committed {
         return Choice::Operator(format!(

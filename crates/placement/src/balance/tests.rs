@@ -181,7 +181,8 @@ fn where_nobody_else_is_copies_stay() {
 fn the_fullest_disk_gives_first() {
     let view = view_of((0..6).map(|index| config(index, 1, 2, &[1])).collect());
     // Of node 1: four copies on one disk, two on the other.
-    let disk = |gpid: Gpid, node_: &Node| (*node_ == node(1)).then(|| if gpid.index < 2 { "a" } else { "b" });
+    let disk =
+        |gpid: Gpid, node_: &Node| (*node_ == node(1)).then_some(if gpid.index < 2 { "a" } else { "b" });
     let plan = plan(&view, &around([1, 2, 3], []), &disk, &Options::default());
     let copied = plan.moves.iter().filter(|m| m.kind != Kind::MovePrimary && m.from == node(1));
     let given: Vec<_> = copied.collect();
