@@ -29,6 +29,15 @@ crate::choice! {
     }
 }
 
+crate::choice! {
+    /// Form of the log files.
+    pub enum LogFormat {
+        Text = "text",
+        /// One object a line.
+        Json = "json",
+    }
+}
+
 crate::section! {
     /// The process.
     pub struct Core = "core" {
@@ -38,6 +47,8 @@ crate::section! {
         log_dir: String = String::new();
         /// Lowest level logged: LOG_LEVEL_DEBUG, LOG_LEVEL_INFO, LOG_LEVEL_WARNING, LOG_LEVEL_ERROR.
         logging_start_level: LogLevel = LogLevel::Info;
+        /// Form of the log files: text, or json with one object a line.
+        logging_format: LogFormat = LogFormat::Text;
     }
 }
 

@@ -1,6 +1,6 @@
 //! The configuration of all roles: one file serves them all, so all of it is checked whichever role starts.
 
-use pegasus_config::common::{self, CollectorApp, Core, LogFiles, LogLevel, MetaApp, ReplicaApp};
+use pegasus_config::common::{self, CollectorApp, Core, LogFiles, LogFormat, LogLevel, MetaApp, ReplicaApp};
 use pegasus_config::{Loaded, Mistake, Mistakes, SectionInfo, Setting, Sources};
 use pegasus_telemetry::logging::LogOptions;
 use tracing::level_filters::LevelFilter;
@@ -92,6 +92,7 @@ impl Settings {
             base_name: base_name.to_owned(),
             level: level(self.core.logging_start_level),
             stderr_level: level(self.logs.stderr_start_level),
+            json: self.core.logging_format == LogFormat::Json,
             file_bytes_max: self.logs.max_log_file_bytes.0,
             files_max: self.logs.max_number_of_log_files_on_disk as usize,
         }

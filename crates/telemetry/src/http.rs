@@ -17,7 +17,7 @@ use serde_json::{Map, Value, json};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::time::Calendar;
-use crate::{Health, registry, version};
+use crate::{Health, logging, registry, version};
 
 /// A connection must bring a whole request head within this time, also the next one on a kept connection.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
@@ -69,6 +69,7 @@ pub fn router(base: Base) -> Router {
         .route("/metrics", get(metrics))
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
+        .route("/logLevels", get(log_levels).put(set_log_levels).post(set_log_levels))
         .fallback(unknown)
         .layer(axum::extract::DefaultBodyLimit::max(BODY_BYTES_MAX))
         .with_state(state)
@@ -83,6 +84,7 @@ const BASE_HELP: &[(&str, &str)] = &[
     ("/metrics", "metrics as Prometheus text"),
     ("/livez", "200 while the process works"),
     ("/readyz", "200 when ready to serve, else 503 and why"),
+    ("/logLevels", "what is logged; PUT info,pegasus_replica_server=debug changes it until the process ends"),
 ];
 
 /// JSON in `text/plain`, as Pegasus answers.
@@ -143,6 +145,21 @@ async fn readyz(State(base): State<Arc<Base>>) -> Response {
         return "ok\n".into_response();
     }
     (StatusCode::SERVICE_UNAVAILABLE, reasons.join("\n") + "\n").into_response()
+}
+
+async fn log_levels() -> String {
+    logging::levels() + "\n"
+}
+
+async fn set_log_levels(body: String) -> Response {
+    let changed =
+        logging::Levels::parse(&body).map_err(|why| (StatusCode::BAD_REQUEST, why)).and_then(|new| {
+            logging::set_levels(new).map_err(|e| (StatusCode::INTERNAL_SERVER_ERROR, e.to_string()))
+        });
+    match changed {
+        Ok(()) => log_levels().await.into_response(),
+        Err((status, why)) => (status, why + "\n").into_response(),
+    }
 }
 
 async fn unknown(request: Request) -> Response {
@@ -215,6 +232,9 @@ mod tests {
             ("GET /metrics HTTP/1.1", "200 OK", "# TYPE resident_mem_usage_mb gauge"),
             ("GET /livez HTTP/1.1", "200 OK", "ok"),
             ("GET /readyz HTTP/1.1", "503 Service Unavailable", "start: starting"),
+            ("GET /logLevels HTTP/1.1", "200 OK", "\r\n\r\n"),
+            ("PUT /logLevels HTTP/1.1\r\ncontent-length: 0", "400 Bad Request", "expected a level"),
+            ("DELETE /logLevels HTTP/1.1", "405 Method Not Allowed", ""),
             ("GET /meta/x HTTP/1.1", "200 OK", "own"),
             ("GET /wrong/path?x HTTP/1.1", "404 Not Found", "service not found for \"/wrong/path\""),
         ];

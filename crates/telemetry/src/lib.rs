@@ -20,6 +20,7 @@ pub mod health;
 pub mod http;
 pub mod logging;
 pub mod registry;
+mod repeats;
 pub mod shutdown;
 pub mod text;
 pub mod time;

@@ -6,16 +6,20 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::SystemTime;
 
 use anyhow::Context;
 use tracing::level_filters::LevelFilter;
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::filter::FilterExt;
 use tracing_subscriber::filter::Targets;
+use tracing_subscriber::fmt::format::{Format, JsonFields};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry, fmt, reload};
 
+use crate::repeats::{Repeats, Told};
 use crate::time::Calendar;
 
 /// Lines waiting for the log thread; about 4 MiB of usual lines. Beyond it lines are dropped.
@@ -40,8 +44,11 @@ pub struct LogOptions {
     pub directory: Option<PathBuf>,
     /// Role, or `pegasus` for several roles in one process.
     pub base_name: String,
+    /// Levels of single parts of the program win over it, see [`Levels`].
     pub level: LevelFilter,
     pub stderr_level: LevelFilter,
+    /// One JSON object a line, for collectors of logs; else text. Files only: stderr is for people.
+    pub json: bool,
     pub file_bytes_max: u64,
     /// At least 1.
     pub files_max: usize,
@@ -50,15 +57,79 @@ pub struct LogOptions {
 /// Keeps the log thread alive; dropping it writes out what is queued.
 #[derive(Debug)]
 pub struct Logging {
-    level: reload::Handle<Targets, Registry>,
     _guard: Option<WorkerGuard>,
 }
 
-impl Logging {
-    /// Changes the lowest level that is logged, while running.
-    pub fn set_level(&self, level: LevelFilter) -> anyhow::Result<()> {
-        self.level.reload(targets(level)).context("change the log level")
+/// Levels of the log file: `info`, or `info,pegasus_replica_server=debug,pegasus_pacifica=trace` with levels of single
+/// crates and modules.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Levels {
+    text: String,
+    targets: Targets,
+}
+
+impl Levels {
+    /// # Errors
+    /// Says what was expected.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let wrong = |part: &str| {
+            format!(
+                "{part:?}: expected a level (error, warn, info, debug, trace, off), or crate::module=level"
+            )
+        };
+        let text: String = text.chars().filter(|c| !c.is_whitespace()).collect();
+        if text.len() > LEVELS_BYTES_MAX {
+            return Err(format!("expected at most {LEVELS_BYTES_MAX} bytes"));
+        }
+        let mut default = None;
+        for part in text.split(',') {
+            let (target, level) = part.split_once('=').unwrap_or(("", part));
+            if level.is_empty() {
+                return Err(wrong(part)); // which would be read as error
+            }
+            let level: LevelFilter = level.parse().map_err(|_| wrong(part))?;
+            match (part.contains('='), target.is_empty()) {
+                (false, _) if default.is_none() => default = Some(level),
+                (true, false) => {}
+                _ => return Err(wrong(part)),
+            }
+        }
+        let named: Vec<(String, LevelFilter)> = text
+            .split(',')
+            .filter_map(|part| part.split_once('='))
+            .map(|(target, level)| (target.to_owned(), level.parse().unwrap_or(LevelFilter::INFO)))
+            .collect();
+        let targets = targets(default.unwrap_or(LevelFilter::INFO)).with_targets(named);
+        Ok(Self { text, targets })
     }
+
+    fn of(level: LevelFilter) -> Self {
+        Self { text: level.to_string(), targets: targets(level) }
+    }
+}
+
+/// More are a mistake.
+const LEVELS_BYTES_MAX: usize = 4096;
+
+/// Of this process: there is one log.
+static LEVELS: OnceLock<Mutex<(Levels, reload::Handle<Targets, Registry>)>> = OnceLock::new();
+
+/// What is logged now; empty before [`init`].
+pub fn levels() -> String {
+    let Some(levels) = LEVELS.get() else { return String::new() };
+    levels.lock().unwrap_or_else(PoisonError::into_inner).0.text.clone()
+}
+
+/// Changes what is logged, until the process ends.
+///
+/// # Errors
+/// When logging was never begun.
+pub fn set_levels(new: Levels) -> anyhow::Result<()> {
+    let mut now = LEVELS.get().context("no log was begun")?.lock().unwrap_or_else(PoisonError::into_inner);
+    now.1.reload(new.targets.clone()).context("change the log levels")?;
+    tracing::warn!(levels = new.text, before = now.0.text, "log levels changed");
+    now.0 = new;
+    Ok(())
 }
 
 /// Once per process. Panics of any thread are logged as errors from then on.
@@ -77,18 +148,35 @@ pub fn init(options: &LogOptions) -> anyhow::Result<Logging> {
         }
         None => (None, None),
     };
-    let (filter, level) = reload::Layer::new(targets(options.level));
-    let to_file =
-        writer.map(|writer| fmt::layer().with_ansi(false).with_thread_names(true).with_writer(writer));
-    let to_stderr =
-        fmt::layer().with_ansi(false).with_writer(io::stderr).with_filter(targets(options.stderr_level));
+    let (filter, handle) = reload::Layer::new(targets(options.level));
+    let repeats = Repeats::default();
+    let filter = filter.and(repeats.clone());
+    let json = options.json;
+    let to_file = writer.map(|writer| {
+        let layer = fmt::layer().with_ansi(false).with_writer(writer);
+        if json {
+            let format = Told { format: Format::default().json().with_thread_names(true), repeats, json };
+            layer.fmt_fields(JsonFields::new()).event_format(format).boxed()
+        } else {
+            let format = Format::default().with_ansi(false).with_thread_names(true);
+            layer.event_format(Told { format, repeats, json }).boxed()
+        }
+    });
+    let quieter = Repeats::default();
+    let format = Told { format: Format::default().with_ansi(false), repeats: quieter.clone(), json: false };
+    let to_stderr = fmt::layer()
+        .with_ansi(false)
+        .with_writer(io::stderr)
+        .event_format(format)
+        .with_filter(targets(options.stderr_level).and(quieter));
     tracing_subscriber::registry()
         .with(to_file.with_filter(filter))
         .with(to_stderr)
         .try_init()
         .context("start logging")?;
+    LEVELS.get_or_init(|| Mutex::new((Levels::of(options.level), handle)));
     log_panics();
-    Ok(Logging { level, _guard: guard })
+    Ok(Logging { _guard: guard })
 }
 
 fn targets(level: LevelFilter) -> Targets {
@@ -218,25 +306,47 @@ mod tests {
     }
 
     #[test]
-    fn init_writes_files_and_the_level_can_change() {
+    fn init_writes_files_and_the_levels_can_change() {
         let dir = tempfile::tempdir().unwrap();
         let logging = init(&LogOptions {
             directory: Some(dir.path().join("log")),
             base_name: "meta".to_owned(),
             level: LevelFilter::INFO,
             stderr_level: LevelFilter::OFF,
+            json: true,
             file_bytes_max: 1 << 20,
             files_max: 2,
         })
         .unwrap();
         tracing::debug!("hidden");
-        tracing::info!("shown");
-        logging.set_level(LevelFilter::DEBUG).unwrap();
+        tracing::info!(number = 7, "shown \"so\"");
+        assert_eq!(levels(), "info");
+        set_levels(Levels::parse("warn, pegasus_telemetry::logging = debug").unwrap()).unwrap();
+        assert_eq!(levels(), "warn,pegasus_telemetry::logging=debug");
         tracing::debug!("shown later");
+        tracing::info!(target: "other", "hidden");
         tracing::error!(target: "tarpc::client", "quiet");
         drop(logging);
         let text = fs::read_to_string(dir.path().join("log/meta.log")).unwrap();
-        assert!(text.contains("shown") && text.contains("shown later"), "{text}");
-        assert!(!text.contains("hidden") && !text.contains("quiet"), "{text}");
+        assert!(
+            text.contains("shown later") && !text.contains("hidden") && !text.contains("quiet"),
+            "{text}"
+        );
+        for line in text.lines() {
+            let line: serde_json::Value = serde_json::from_str(line).unwrap();
+            assert!(line["timestamp"].is_string() && line["level"].is_string(), "{line}");
+        }
+        assert!(text.contains(r#""number":7"#) && text.contains(r#"shown \"so\""#), "{text}");
+    }
+
+    #[test]
+    fn levels_are_read_and_mistakes_told() {
+        for good in ["info", "off", "a=debug", "warn,a::b=trace,c=off"] {
+            assert_eq!(Levels::parse(good).unwrap().text, good);
+        }
+        for bad in ["", "loud", "a=", "=info", "info,warn", "a=loud,info", "info,,a=warn"] {
+            assert!(Levels::parse(bad).unwrap_err().contains("expected a level"), "{bad}");
+        }
+        assert!(Levels::parse(&"a=info,".repeat(1000)).is_err());
     }
 }

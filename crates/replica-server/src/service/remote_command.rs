@@ -18,6 +18,11 @@ const SEND_RATE: &str = "nfs.max_send_rate_megabytes_per_disk";
 const COMMANDS: &[Command] = &[
     Command { name: "help", help: "help [command] - this list, or one line of it", run: help },
     Command { name: "server-info", help: "server-info - version, address, start", run: server_info },
+    Command {
+        name: "server.stop",
+        help: "server.stop - hand over and end, as with SIGTERM",
+        run: server_stop,
+    },
     Command { name: "replica.list", help: "replica.list - every replica of this node", run: replica_list },
     Command { name: "replica.learning", help: "replica.learning - copies under way", run: learning },
     Command {
@@ -57,6 +62,19 @@ fn server_info(shell: &Rc<Shell>, _: &[String]) -> String {
         shell.me,
         shell.started.elapsed().as_secs()
     )
+}
+
+/// As an operator on this host would do it: whatever SIGTERM does, this does.
+fn server_stop(shell: &Rc<Shell>, arguments: &[String]) -> String {
+    use rustix::process::{Signal, getpid, kill_process};
+    if !arguments.is_empty() {
+        return "invalid arguments".to_owned();
+    }
+    tracing::warn!(node = %shell.me, "asked by a remote command to end");
+    match kill_process(getpid(), Signal::TERM) {
+        Ok(()) => "OK".to_owned(),
+        Err(error) => error.to_string(),
+    }
 }
 
 fn replica_list(shell: &Rc<Shell>, _: &[String]) -> String {
