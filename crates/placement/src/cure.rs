@@ -150,6 +150,7 @@ pub struct Cure {
     moves: Moves,
     /// Moves of the last plan, by kind, done or not.
     planned: Counts,
+    counted_at: Option<Millis>,
     /// The last look found nothing to move.
     is_resting: bool,
 }
@@ -166,6 +167,7 @@ impl Cure {
             reported: BTreeSet::new(),
             moves: Moves::default(),
             planned: Counts::default(),
+            counted_at: None,
             is_resting: false,
         }
     }

@@ -9,6 +9,9 @@ pub(super) fn off_leaving(picture: &mut Picture) -> usize {
     let mut unplaced = 0;
     for t in 0..picture.tables.len() {
         for g in 0..picture.tables[t].groups.len() {
+            if picture.is_done() {
+                return unplaced;
+            }
             for place in 0..picture.tables[t].groups[g].members.len() {
                 let from = picture.tables[t].groups[g].members[place];
                 if !picture.is_leaving(from) {
@@ -33,7 +36,7 @@ pub(super) fn spread(picture: &mut Picture) {
         if picture.tables[t].ignored {
             continue;
         }
-        loop {
+        while !picture.is_done() {
             let count = |node: &At| (picture.tables[t].copies[*node], picture.copies[*node]);
             let fullest = picture.open.iter().copied().max_by_key(|node| (count(node), Reverse(*node)));
             let emptiest = picture.open.iter().copied().min_by_key(|node| (count(node), *node));
@@ -45,7 +48,7 @@ pub(super) fn spread(picture: &mut Picture) {
     }
     // Over the cluster: between two nodes that differ, in a table of which one has one more than the other, so
     // that the table stays even.
-    loop {
+    while !picture.is_done() {
         let count = |node: &At| picture.copies[*node];
         let fullest = picture.open.iter().copied().max_by_key(|node| (count(node), Reverse(*node)));
         let emptiest = picture.open.iter().copied().min_by_key(|node| (count(node), *node));

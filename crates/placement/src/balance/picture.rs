@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use pegasus_types::{AppId, Gpid, Node, PartitionConfig};
+use pegasus_types::{Gpid, Node, PartitionConfig};
 
-use super::{DiskOf, Kind, Move, Nodes};
+use super::{DiskOf, Kind, Move, Nodes, Options};
 use crate::view::{ClusterView, Loads};
 
 /// A node: its place in [`Picture::nodes`].
@@ -26,6 +26,7 @@ pub(super) struct Picture {
     /// Of each node: the disk of copies of which no report tells.
     unknown_disk: Vec<usize>,
     pub moves: Vec<Move>,
+    enough: usize,
 }
 
 #[derive(Debug)]
@@ -61,7 +62,7 @@ impl Group {
 }
 
 impl Picture {
-    pub fn new(view: &ClusterView, around: &Nodes, disk_of: &DiskOf<'_>, ignored: &BTreeSet<AppId>) -> Self {
+    pub fn new(view: &ClusterView, around: &Nodes, disk_of: &DiskOf<'_>, options: &Options) -> Self {
         let mut names: BTreeSet<&Node> = around.open.iter().chain(&around.leaving).collect();
         names.extend(view.live_partitions().flat_map(|(_, config)| config.members()));
         let nodes: Vec<Node> = names.into_iter().cloned().collect();
@@ -90,7 +91,7 @@ impl Picture {
                 let disks = config.members().zip(&members).map(&mut disk).collect();
                 groups.push(Group { gpid: config.gpid, members, disks });
             }
-            let ignored = ignored.contains(&table.info.app_id);
+            let ignored = options.ignored.contains(&table.info.app_id);
             tables.push(TablePicture {
                 ignored,
                 groups,
@@ -108,6 +109,7 @@ impl Picture {
             unknown_disk,
             tables,
             moves: Vec::new(),
+            enough: options.enough,
             nodes,
         };
         picture.count();
@@ -127,6 +129,11 @@ impl Picture {
                 }
             }
         }
+    }
+
+    /// No more moves are asked for.
+    pub fn is_done(&self) -> bool {
+        self.moves.len() >= self.enough
     }
 
     pub fn is_open(&self, node: At) -> bool {

@@ -14,7 +14,7 @@ pub(super) fn off_leaving(picture: &mut Picture) {
     for t in 0..picture.tables.len() {
         for g in 0..picture.tables[t].groups.len() {
             let group = &picture.tables[t].groups[g];
-            if !picture.is_leaving(group.primary()) {
+            if picture.is_done() || !picture.is_leaving(group.primary()) {
                 continue;
             }
             let heirs = group.members.iter().filter(|node| !picture.is_leaving(**node));
@@ -31,22 +31,27 @@ pub(super) fn off_leaving(picture: &mut Picture) {
 /// Primaries of each table, then all primaries, are as even between open nodes as hand-overs can make them.
 pub(super) fn spread(picture: &mut Picture) {
     for t in 0..picture.tables.len() {
-        if picture.tables[t].ignored {
+        if picture.tables[t].ignored || picture.is_done() {
             continue;
         }
-        let mut edges = Edges::of(picture, [t]);
+        let mut edges = Edges::of(picture, vec![t]);
         // The fullest node from which a path leads to one with two less.
         while let Some(path) = {
             let count = |node: At| picture.tables[t].primaries[node];
-            by_count(&picture.open, count).into_iter().find_map(|from| {
-                let starts = [(t, from)];
-                edges.path(&starts, |_, _| false, |_, node| count(node) + 2 <= count(from))
+            full_ones(&picture.open, count).into_iter().find_map(|from| {
+                let ends = |_, node: At| count(node) + 2 <= count(from);
+                edges.path(&[(t, from)], |_, _| false, |_, _| false, ends)
             })
         } {
             edges.walk(picture, &path);
+            if picture.is_done() {
+                break;
+            }
         }
     }
-    across_tables(picture);
+    if !picture.is_done() {
+        across_tables(picture);
+    }
 }
 
 /// Over the cluster. A path may change the table at a node that stays within the table's bounds.
@@ -60,45 +65,61 @@ fn across_tables(picture: &mut Picture) {
             (counts().min().unwrap_or(0), counts().max().unwrap_or(0))
         })
         .collect();
-    let mut edges = Edges::of(picture, tables.iter().copied());
+    let mut edges = Edges::of(picture, tables.clone());
     while let Some(path) = {
         let may_lose = |t: usize, node: At| picture.tables[t].primaries[node] > bounds[t].0;
         let may_gain = |t: usize, node: At| picture.tables[t].primaries[node] < bounds[t].1;
-        by_count(&picture.open, |node| picture.primaries[node]).into_iter().find_map(|from| {
+        let count = |node: At| picture.primaries[node];
+        full_ones(&picture.open, count).into_iter().find_map(|from| {
             let starts: Vec<Slot> =
                 tables.iter().filter(|t| may_lose(**t, from)).map(|t| (*t, from)).collect();
-            let ends =
-                |t, node: At| may_gain(t, node) && picture.primaries[node] + 2 <= picture.primaries[from];
-            edges.path(&starts, |slot, next| may_gain(slot.0, slot.1) && may_lose(next, slot.1), ends)
+            let ends = |t, node: At| may_gain(t, node) && count(node) + 2 <= count(from);
+            edges.path(&starts, may_gain, may_lose, ends)
         })
     } {
         edges.walk(picture, &path);
+        if picture.is_done() {
+            break;
+        }
     }
 }
 
-/// The nodes, those with most first.
-fn by_count(nodes: &[At], count: impl Fn(At) -> u32) -> Vec<At> {
-    let mut nodes = nodes.to_vec();
-    nodes.sort_by_key(|node| (std::cmp::Reverse(count(*node)), *node));
-    nodes
+/// The nodes that have at least two more than some other, those with most first.
+fn full_ones(nodes: &[At], count: impl Fn(At) -> u32) -> Vec<At> {
+    let least = nodes.iter().map(|node| count(*node)).min().unwrap_or(0);
+    let mut full: Vec<At> = nodes.iter().copied().filter(|node| count(*node) >= least + 2).collect();
+    full.sort_by_key(|node| (std::cmp::Reverse(count(*node)), *node));
+    full
 }
 
 /// A node within a table.
 type Slot = (usize, At);
 
 /// The groups of a table whose primary is on one node and a secondary on another, both open.
-struct Edges(BTreeMap<usize, BTreeMap<At, BTreeMap<At, BTreeSet<usize>>>>);
+struct Edges {
+    tables: Vec<usize>,
+    nodes: usize,
+    /// By place in `tables` and node of the primary: node of the secondary to groups.
+    groups: Vec<Vec<BTreeMap<At, BTreeSet<usize>>>>,
+}
 
 impl Edges {
-    fn of(picture: &Picture, tables: impl IntoIterator<Item = usize>) -> Self {
-        let mut edges = Self(BTreeMap::new());
-        for t in tables {
-            edges.0.entry(t).or_default();
+    /// `tables` in growing order.
+    fn of(picture: &Picture, tables: Vec<usize>) -> Self {
+        let nodes = picture.primaries.len();
+        let groups = vec![vec![BTreeMap::new(); nodes]; tables.len()];
+        let mut edges = Self { tables, nodes, groups };
+        for place in 0..edges.tables.len() {
+            let t = edges.tables[place];
             for g in 0..picture.tables[t].groups.len() {
                 edges.add(picture, t, g);
             }
         }
         edges
+    }
+
+    fn place(&self, t: usize) -> usize {
+        self.tables.binary_search(&t).unwrap_or(0)
     }
 
     fn add(&mut self, picture: &Picture, t: usize, g: usize) {
@@ -107,50 +128,70 @@ impl Edges {
         if !picture.is_open(from) {
             return;
         }
-        let table = self.0.entry(t).or_default().entry(from).or_default();
+        let place = self.place(t);
         for to in group.members.iter().skip(1).filter(|node| picture.is_open(**node)) {
-            table.entry(*to).or_default().insert(g);
+            self.groups[place][from].entry(*to).or_default().insert(g);
         }
     }
 
     fn remove(&mut self, picture: &Picture, t: usize, g: usize) {
-        let group = &picture.tables[t].groups[g];
-        let Some(table) = self.0.get_mut(&t).and_then(|table| table.get_mut(&group.primary())) else {
-            return;
-        };
-        table.retain(|_, groups| {
+        let place = self.place(t);
+        let from = picture.tables[t].groups[g].primary();
+        self.groups[place][from].retain(|_, groups| {
             groups.remove(&g);
             !groups.is_empty()
         });
     }
 
-    /// The shortest path from one of the starts to an end. At a node it may go on in another table if `changes` allows.
+    /// The shortest path from one of the starts to an end. At a node it may go on in another table, once, if the first
+    /// may gain a primary there and the other may lose one.
     fn path(
         &self,
         starts: &[Slot],
-        changes: impl Fn(Slot, usize) -> bool,
+        may_gain: impl Fn(usize, At) -> bool,
+        may_lose: impl Fn(usize, At) -> bool,
         is_end: impl Fn(usize, At) -> bool,
     ) -> Option<Vec<Slot>> {
-        let mut came_from: BTreeMap<Slot, Option<Slot>> = starts.iter().map(|start| (*start, None)).collect();
-        let mut queue: VecDeque<Slot> = starts.iter().copied().collect();
+        #[derive(Clone, Copy, PartialEq)]
+        enum From {
+            Nowhere,
+            Start,
+            Slot(usize),
+        }
+        let mut came_from = vec![From::Nowhere; self.tables.len() * self.nodes];
+        let mut changed = vec![false; self.nodes];
+        let mut queue = VecDeque::new();
+        for (t, node) in starts {
+            let slot = self.place(*t) * self.nodes + node;
+            came_from[slot] = From::Start;
+            queue.push_back(slot);
+        }
         while let Some(slot) = queue.pop_front() {
-            let (t, node) = slot;
-            if came_from.get(&slot).is_some_and(Option::is_some) && is_end(t, node) {
-                let mut path = vec![slot];
-                while let Some(Some(before)) = path.last().and_then(|last| came_from.get(last)) {
-                    path.push(*before);
+            let (place, node) = (slot / self.nodes, slot % self.nodes);
+            let t = self.tables[place];
+            let is_start = came_from[slot] == From::Start;
+            if !is_start && is_end(t, node) {
+                let mut path = vec![(t, node)];
+                let mut at = slot;
+                while let From::Slot(before) = came_from[at] {
+                    path.push((self.tables[before / self.nodes], before % self.nodes));
+                    at = before;
                 }
                 path.reverse();
                 return Some(path);
             }
-            let within = self.0.get(&t).and_then(|table| table.get(&node));
-            let within = within.into_iter().flat_map(|to| to.keys()).map(|to| (t, *to));
-            let arrived = !starts.contains(&slot);
-            let across = self.0.keys().filter(|next| arrived && **next != t && changes(slot, **next));
-            for next in within.chain(across.map(|next| (*next, node))) {
-                came_from.entry(next).or_insert_with(|| {
+            let mut visit = |next: usize| {
+                if came_from[next] == From::Nowhere {
+                    came_from[next] = From::Slot(slot);
                     queue.push_back(next);
-                    Some(slot)
+                }
+            };
+            self.groups[place][node].keys().for_each(|to| visit(place * self.nodes + to));
+            if !is_start && !changed[node] && may_gain(t, node) {
+                changed[node] = true;
+                let others = (0..self.tables.len()).filter(|other| *other != place);
+                others.filter(|other| may_lose(self.tables[*other], node)).for_each(|other| {
+                    visit(other * self.nodes + node);
                 });
             }
         }
@@ -164,7 +205,7 @@ impl Edges {
             if t != next {
                 continue;
             }
-            let groups = self.0.get(&t).and_then(|table| table.get(&from)?.get(&to));
+            let groups = self.groups[self.place(t)][from].get(&to);
             // Off a disk with many primaries, onto one with few.
             let best = groups.into_iter().flatten().copied().min_by_key(|g| {
                 let (off, onto) = (picture.on_disk(t, *g, from).0, picture.on_disk(t, *g, to).0);

@@ -123,6 +123,10 @@ fn any_cluster_becomes_even_and_leaving_nodes_empty() {
         let around = around(leaving + 1..=holders + joined, 1..=leaving);
         let what = format!("seed {seed}: {tables:?} on {holders}, {leaving} leave, {joined} join");
         let plan = plan(&view, &around, &no_disk, &Options::default());
+        // The beginning of a plan is the plan's beginning.
+        let enough = 1 + dice.below(9);
+        let begin = super::plan(&view, &around, &no_disk, &Options { enough, ..Options::default() });
+        assert_eq!(begin.moves.get(..enough), plan.moves.get(..enough), "{what}");
         carry_out(&mut view, &plan);
         assert_eq!((plan.unplaced, &plan.after), (0, &Loads::of_cluster(&view)), "{what}");
         for node in &around.leaving {

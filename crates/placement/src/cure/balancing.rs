@@ -10,6 +10,9 @@ use crate::balance::{self, Kind, Move, Plan};
 use crate::liveness::Liveness;
 use crate::view::ClusterView;
 
+/// How often all wanted moves are counted.
+const COUNT_EVERY_MS: u64 = 30_000;
+
 /// Moves by kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -36,6 +39,11 @@ impl Cure {
     /// What would be moved now, if everything were well. `spread`: to even out too, not only to empty retired
     /// nodes.
     pub fn plan(&self, view: &ClusterView, liveness: &Liveness, spread: bool) -> Plan {
+        self.plan_begin(view, liveness, spread, usize::MAX)
+    }
+
+    /// The first moves of the plan, at least `enough`.
+    fn plan_begin(&self, view: &ClusterView, liveness: &Liveness, spread: bool, enough: usize) -> Plan {
         let disk_of = |gpid, node: &_| {
             self.memory.get(&gpid).and_then(|memory| memory.holders.get(node)).map(String::as_str)
         };
@@ -43,7 +51,12 @@ impl Cure {
             |node: &&Node| liveness.is_fit_for_primary(node) && !self.options.black_list.contains(*node);
         let open = liveness.usable().filter(takes).cloned().collect();
         let nodes = balance::Nodes { open, leaving: liveness.retired().clone() };
-        balance::plan(view, &nodes, &disk_of, &balance::Options { spread, ..self.options.balance.clone() })
+        balance::plan(
+            view,
+            &nodes,
+            &disk_of,
+            &balance::Options { spread, enough, ..self.options.balance.clone() },
+        )
     }
 
     /// Moves of the last plan.
@@ -118,17 +131,24 @@ impl Cure {
         if self.moves.due_at(&self.options.pace).is_none_or(|due| due > now) {
             return BTreeSet::new();
         }
+        // All moves are only counted now and then.
+        if self.counted_at.is_none_or(|at| now.since(at) >= COUNT_EVERY_MS) {
+            self.counted_at = Some(now);
+            self.planned = Counts::of(&self.plan(view, liveness, true));
+        }
         let spread = self.options.balance.spread;
-        let wanted = self.plan(view, liveness, true);
-        self.planned = Counts::of(&wanted);
-        let plan = if spread { wanted } else { self.plan(view, liveness, false) };
+        let enough = self.options.pace.roles + self.options.pace.copies + 1;
+        let plan = self.plan_begin(view, liveness, spread, enough);
         let chosen = moves::first_of(&plan, &self.options.pace);
         if chosen.is_empty() {
+            if spread {
+                self.planned = Counts::default();
+            }
             self.is_resting = true;
             self.moves.rest_until(now + self.options.pace.calm_ms);
         }
         for what in &chosen {
-            tracing::info!(%what, of = plan.moves.len(), "a move begins");
+            tracing::info!(%what, "a move begins");
             self.moves.begin(now, what.clone());
         }
         chosen.into_iter().map(|what| what.gpid).collect()
