@@ -10,6 +10,9 @@ use pegasus_zk_coordination::{Datum, MetaStore, Op, StoreError, Version, content
 
 /// Operations of one multi at most.
 const MAX_MULTI_OPS: usize = 2000;
+/// Partitions that are read together. In between the leader's proofs that it leads get their turn with the store,
+/// and everything else that runs on this thread.
+const LOAD_BATCH: usize = 500;
 /// Room for what every multi of a leader checks.
 const FENCE_BYTES: usize = 1024;
 /// Bytes of our own operations in one multi.
@@ -27,7 +30,7 @@ pub enum LoadError {
     NotForUse { path: String, text: String },
 }
 
-/// Reads everything, in two rounds however many tables there are. Never makes up what is not there
+/// Reads everything; each batch is one round trip or two. Never makes up what is not there
 /// (replication.md 9.2, 26).
 pub async fn load(store: &dyn MetaStore, tree: &Tree) -> Result<Ledger, LoadError> {
     let apps = store.get(&tree.apps()).await?.map(|datum| datum.bytes).unwrap_or_default();
@@ -56,17 +59,18 @@ pub async fn load(store: &dyn MetaStore, tree: &Tree) -> Result<Ledger, LoadErro
         gpids.extend((0..info.partition_count).map(|index| Gpid::new(app_id, index)));
         tables.push((info, datum.version));
     }
-    let data = store.get_all(gpids.iter().map(|gpid| tree.partition(*gpid)).collect()).await?;
-    let mut stored = gpids.into_iter().zip(data);
+    let mut stored = Vec::with_capacity(gpids.len());
+    for batch in gpids.chunks(LOAD_BATCH) {
+        let data = store.get_all(batch.iter().map(|gpid| tree.partition(*gpid)).collect()).await?;
+        for (gpid, datum) in batch.iter().zip(data) {
+            stored.push(datum.map(|datum| partition(tree, *gpid, datum)).transpose()?);
+        }
+    }
+    let mut stored = stored.into_iter();
     let mut ledger = Ledger::default();
     for (info, version) in tables {
-        let mut partitions = Vec::new();
-        for (gpid, datum) in stored.by_ref().take(usize::try_from(info.partition_count).unwrap_or(0)) {
-            partitions.push(match datum {
-                Some(datum) => Some(partition(tree, gpid, datum)?),
-                None => None,
-            });
-        }
+        let count = usize::try_from(info.partition_count).unwrap_or(0);
+        let partitions = stored.by_ref().take(count).collect();
         ledger.load((info, version), partitions).map_err(LoadError::Missing)?;
     }
     Ok(ledger)

@@ -14,13 +14,25 @@ use crate::writer::Job;
 /// Between rounds that changes cause, so that a burst of changes costs few rounds.
 const GATHER: Duration = Duration::from_millis(20);
 
+/// A round that comes so much later than it should finds a process that was stopped, or a machine that slept: the
+/// beacons of that time lie unread.
+const LATE_MS: u64 = 1_000;
+
 /// Runs for ever. `interval`: how often silence is looked for (`fd_check_interval_seconds`).
 pub async fn run(leader: Rc<Leader>, interval: Duration) {
+    let mut last = leader.clock.now();
     loop {
         let kicked = timeout(interval, leader.kick.notified()).await.is_ok();
         if kicked {
             sleep(GATHER).await;
         }
+        let now = leader.clock.now();
+        let late_ms = now.since(last).saturating_sub(u64::try_from(interval.as_millis()).unwrap_or(u64::MAX));
+        if late_ms > LATE_MS {
+            tracing::warn!(late_ms, "this meta-server did not run for a while");
+            leader.state.borrow_mut().liveness.overslept(now, late_ms);
+        }
+        last = now;
         round(&leader);
     }
 }

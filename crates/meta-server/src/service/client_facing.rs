@@ -24,8 +24,9 @@ use crate::resolver::Resolver;
 use crate::role::Role;
 use crate::writer::Job;
 
-/// How long the answer to a creation waits for the table's replicas. Clients give a creation tens of seconds.
-const CREATION_WAIT: Duration = Duration::from_secs(10);
+/// How long the answer to a creation waits for the table's replicas. Clients give a creation 10 s and more before
+/// they try another meta-server.
+const CREATION_WAIT: Duration = Duration::from_secs(8);
 
 /// Answers clients: as the leader, from what is known while the store is away, or with the leader's address.
 #[derive(Clone, Debug)]

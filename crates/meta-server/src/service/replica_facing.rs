@@ -238,7 +238,12 @@ impl MetaPeer for PeerPort {
     }
 
     async fn query(self, _: Context, gpid: Gpid) -> QueryReply {
-        let Some(here) = self.leading() else { return QueryReply::NotLeader { leader: self.other() } };
+        let Some(here) = self.leading() else {
+            // Other metas ask this way who leads. What we only heard ourselves is no news: two that heard it once
+            // would confirm it to each other for ever.
+            let leader = self.other().filter(|_| self.role.is_in_touch());
+            return QueryReply::NotLeader { leader };
+        };
         let state = here.leader.state.borrow();
         let view = state.ledger.view();
         match (view.table(gpid.app_id), view.partition(gpid)) {
