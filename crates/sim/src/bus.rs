@@ -6,11 +6,12 @@ use std::fmt;
 
 use pegasus_types::learn::LearnRefused;
 use pegasus_types::message::{Envelope, Heartbeat, HeartbeatAck};
-use pegasus_types::meta::{Beacon, ChangeReply, ChangeRequest, ProposalRequest, ReplicaReport};
-use pegasus_types::{AppInfo, Ballot, Decree, Gpid, Mutation, PartitionConfig};
+use pegasus_types::meta::{Beacon, BeaconAck, ChangeReply, ChangeRequest, ProposalRequest, ReplicaReport};
+use pegasus_types::{AppInfo, Ballot, Decree, Gpid, Mutation, Node, PartitionConfig};
 
 use crate::dice::Dice;
 use crate::engine::Rows;
+use crate::store::{StoreAnswer, StoreCall};
 use crate::trace::Trace;
 use crate::workload::{OpId, Request, Response};
 
@@ -23,7 +24,9 @@ pub const SECOND: Micros = 1_000_000;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Place {
     Host(usize),
-    Meta,
+    Meta(usize),
+    /// The coordination store.
+    Store,
     Client(usize),
 }
 
@@ -31,7 +34,8 @@ impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Host(i) => write!(f, "n{}", i + 1),
-            Self::Meta => f.write_str("meta"),
+            Self::Meta(i) => write!(f, "m{}", i + 1),
+            Self::Store => f.write_str("store"),
             Self::Client(i) => write!(f, "c{}", i + 1),
         }
     }
@@ -53,8 +57,31 @@ pub enum Packet {
     Query(Gpid),
     Configs(Vec<(AppInfo, PartitionConfig)>),
     Propose(ProposalRequest),
+    /// Replicas that the meta wants no more.
+    Garbage(Vec<Gpid>),
     Beacon(Beacon),
-    WantsReport,
+    BeaconAck(BeaconAck),
+    /// From a meta-server that does not lead.
+    NotLeader {
+        leader: Option<Node>,
+    },
+    /// `life` of the meta-server that calls.
+    ToStore {
+        session: u64,
+        call: u64,
+        life: u64,
+        what: StoreCall,
+    },
+    FromStore {
+        session: u64,
+        call: u64,
+        answer: StoreAnswer,
+    },
+    /// A list that the session watches has changed.
+    StoreChanged {
+        session: u64,
+        fired: u64,
+    },
     Report {
         replicas: Vec<ReplicaReport>,
     },
@@ -111,8 +138,13 @@ impl Packet {
             Self::Query(_) => "query",
             Self::Configs(_) => "configs",
             Self::Propose(_) => "proposal",
+            Self::Garbage(_) => "garbage",
             Self::Beacon(_) => "beacon",
-            Self::WantsReport => "wants-report",
+            Self::BeaconAck(_) => "beacon-ack",
+            Self::NotLeader { .. } => "not-leader",
+            Self::ToStore { .. } => "to-store",
+            Self::FromStore { .. } => "from-store",
+            Self::StoreChanged { .. } => "store-changed",
             Self::Report { .. } => "report",
             Self::LearnOpen { .. } => "learn-open",
             Self::LearnPlan { .. } => "learn-plan",
@@ -134,11 +166,13 @@ pub enum Chore {
     Beacon,
     LogWrite,
     LogSync,
+    LogAgain,
     FlushEngine(Gpid),
     Saved { gpid: Gpid, ballot: Ballot, learning: bool },
     Opened(Gpid),
     MakeReplica(PartitionConfig),
     RowsCopied { gpid: Gpid, signature: u64, rows: Rows, decree: Decree },
+    AskAgain(u64),
     AskTimeout(u64),
     CopyTimeout { gpid: Gpid, request: u64 },
     ReadDone { op: OpId, from: usize, gpid: Gpid, response: Response },
@@ -161,11 +195,36 @@ pub enum Happening {
         chore: Chore,
     },
     StartHost(usize),
+    /// Is there anything left that a draining host would have to hand over?
+    LookAtDrain {
+        host: usize,
+        life: u64,
+        begun: Micros,
+    },
     /// A host with a broken disk gets a good one and starts anew.
     Replace(usize),
-    StartMeta,
-    MetaRound,
+    EmptyDisk(usize),
+    StartMeta(usize),
+    KillMeta(usize),
+    MetaRound {
+        meta: usize,
+        life: u64,
+    },
+    MetaTick {
+        meta: usize,
+        life: u64,
+    },
+    StartStore,
+    StoreRound,
+    /// What is sent only now.
+    SendLate {
+        from: Place,
+        to: Place,
+        packet: Packet,
+    },
     ClientNext(usize),
+    /// The client asks the metas once more for its route.
+    ClientAsk(usize),
     ClientTimeout {
         client: usize,
         op: OpId,
@@ -215,15 +274,18 @@ pub struct Bus {
     pub weather: Weather,
     /// One-way cuts: until when nothing gets from one place to another.
     cuts: BTreeMap<(Place, Place), Micros>,
-    /// Last arrival between two places in calm weather.
-    last: BTreeMap<(Place, Place), Micros>,
+    /// Until when what is sent from one place to another takes so much longer.
+    lags: BTreeMap<(Place, Place), (Micros, Micros)>,
+    /// Last arrival on a connection, which is of one life of a meta-server, in calm weather.
+    last: BTreeMap<(Place, Place, u64), Micros>,
     /// Which life each host is in: what was sent to an earlier one is lost.
     pub lives: Vec<u64>,
+    pub meta_lives: Vec<u64>,
     pub trace: Trace,
 }
 
 impl Bus {
-    pub fn new(dice: Dice, hosts: usize, trace: Trace) -> Self {
+    pub fn new(dice: Dice, (hosts, metas): (usize, usize), trace: Trace) -> Self {
         Self {
             now: 0,
             seq: 0,
@@ -231,8 +293,10 @@ impl Bus {
             dice,
             weather: Weather::Calm,
             cuts: BTreeMap::new(),
+            lags: BTreeMap::new(),
             last: BTreeMap::new(),
             lives: vec![0; hosts],
+            meta_lives: vec![0; metas],
             trace,
         }
     }
@@ -266,7 +330,12 @@ impl Bus {
         self.cuts.insert((from, to), until);
     }
 
+    pub fn lag(&mut self, from: Place, to: Place, until: Micros, delay: Micros) {
+        self.lags.insert((from, to), (until, delay));
+    }
+
     pub fn heal(&mut self) {
+        self.lags.clear();
         self.cuts.clear();
     }
 
@@ -285,7 +354,9 @@ impl Bus {
     }
 
     pub fn send(&mut self, from: Place, to: Place, packet: Packet) {
-        let lost = self.weather == Weather::Stormy && self.dice.permille(20);
+        // A session with the store is a connection: it breaks now and then, and nothing overtakes anything.
+        let session = from == Place::Store || to == Place::Store;
+        let lost = self.weather == Weather::Stormy && self.dice.permille(if session { 4 } else { 20 });
         if lost || self.is_cut(from, to) {
             if self.trace.is_on() {
                 self.trace.line(self.now, format_args!("{from} -> {to} {} lost", packet.name()));
@@ -294,12 +365,17 @@ impl Bus {
         }
         let life = match to {
             Place::Host(host) => self.lives[host],
-            Place::Meta | Place::Client(_) => 0,
+            Place::Meta(meta) => self.meta_lives[meta],
+            Place::Store | Place::Client(_) => 0,
         };
         let mut delay = self.delay();
-        if self.weather == Weather::Calm {
+        if let Some((_, more)) = self.lags.get(&(from, to)).filter(|(until, _)| *until > self.now) {
+            delay += more;
+        }
+        if self.weather == Weather::Calm || session {
             // One connection: nothing overtakes anything.
-            let last = self.last.entry((from, to)).or_default();
+            let connection = if let Packet::ToStore { life, .. } = &packet { *life } else { 0 };
+            let last = self.last.entry((from, to, connection)).or_default();
             delay = delay.max((*last + 1).saturating_sub(self.now));
             *last = self.now + delay;
         }

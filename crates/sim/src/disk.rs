@@ -1,6 +1,6 @@
 //! A disk that forgets what was not synced, for the log of `pegasus_mutation_log`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -21,13 +21,19 @@ struct State {
     durable_names: BTreeMap<String, usize>,
     files: Vec<Contents>,
     fail_syncs: bool,
+    full: bool,
 }
+
+/// What a disk loses or spoils at a time.
+const SECTOR: usize = 512;
 
 #[derive(Debug, Default)]
 struct Contents {
     data: Vec<u8>,
     /// What the writes since the last sync have replaced, oldest first.
     undo: Vec<Undo>,
+    /// Sectors that cannot be read any more.
+    unreadable: BTreeSet<usize>,
 }
 
 #[derive(Debug)]
@@ -50,6 +56,39 @@ impl SimDisk {
 
     pub fn repair(&self) {
         self.state().fail_syncs = false;
+    }
+
+    /// No space is left, or there is some again.
+    pub fn set_full(&self, full: bool) {
+        self.state().full = full;
+    }
+
+    /// Something that was written comes back otherwise: a bit, a sector of zeros, or a sector that cannot be read.
+    /// Gives what, or None when there is nothing to spoil.
+    pub fn damage(&self, dice: &mut Dice) -> Option<String> {
+        let mut state = self.state();
+        let State { names, files, .. } = &mut *state;
+        let written: Vec<_> = names.iter().filter(|(_, file)| !files[**file].data.is_empty()).collect();
+        let (name, file) = dice.pick(&written).map(|(name, file)| ((*name).clone(), **file))?;
+        let contents = &mut files[file];
+        let at = usize::try_from(dice.below(contents.data.len() as u64)).ok()?;
+        let sector = at / SECTOR * SECTOR;
+        let end = (sector + SECTOR).min(contents.data.len());
+        let what = match dice.below(3) {
+            0 => {
+                contents.data[at] ^= 1 << dice.below(8);
+                format!("a bit of {name} at {at}")
+            }
+            1 => {
+                contents.data[sector..end].fill(0);
+                format!("zeros in {name} at {sector}")
+            }
+            _ => {
+                contents.unreadable.insert(sector);
+                format!("{name} cannot be read at {sector}")
+            }
+        };
+        Some(what)
     }
 
     /// The machine loses power: each write that was not synced reaches the disk whole, in part, or not at all.
@@ -98,6 +137,8 @@ impl Contents {
         if bytes.is_empty() {
             return;
         }
+        // A sector that is written is replaced.
+        self.unreadable.retain(|sector| sector + SECTOR <= offset || *sector >= end);
         if self.data.len() < end {
             self.data.resize(end, 0);
         }
@@ -126,6 +167,9 @@ impl Disk for SimDisk {
         let mut state = self.state();
         if state.names.contains_key(name) {
             return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        if state.full {
+            return Err(io::ErrorKind::StorageFull.into());
         }
         let file = state.files.len();
         state.files.push(Contents::default());
@@ -165,7 +209,15 @@ struct SimFile {
 
 impl LogFile for SimFile {
     fn write_all_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.disk.state().files[self.file].write(usize_of(offset)?, bytes);
+        let mut state = self.disk.state();
+        let (full, file) = (state.full, &mut state.files[self.file]);
+        let at = usize_of(offset)?;
+        if full && at + bytes.len() > file.data.len() {
+            // What still fits is written.
+            file.write(at, &bytes[..bytes.len() / 2]);
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        file.write(at, bytes);
         Ok(())
     }
 
@@ -173,6 +225,10 @@ impl LogFile for SimFile {
         let state = self.disk.state();
         let at = usize_of(offset)?;
         let end = at.checked_add(buf.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
+        let mut spoilt = state.files[self.file].unreadable.range(at.saturating_sub(SECTOR - 1)..end);
+        if spoilt.next().is_some() {
+            return Err(io::Error::other("injected read error"));
+        }
         buf.copy_from_slice(state.files[self.file].data.get(at..end).ok_or(io::ErrorKind::UnexpectedEof)?);
         Ok(())
     }
@@ -203,6 +259,28 @@ impl LogFile for SimFile {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_full_disk_takes_no_more_and_a_bad_sector_is_good_again_when_written() {
+        let disk = SimDisk::default();
+        let file = disk.create("a").unwrap();
+        file.write_all_at(0, &[7; 2_000]).unwrap();
+        disk.set_full(true);
+        assert_eq!(file.write_all_at(1_990, &[1; 20]).unwrap_err().kind(), io::ErrorKind::StorageFull);
+        assert_eq!(disk.create("b").unwrap_err().kind(), io::ErrorKind::StorageFull);
+        file.write_all_at(0, &[1; 20]).unwrap();
+        disk.set_full(false);
+        let mut found = BTreeSet::new();
+        for seed in 0..20 {
+            let what = disk.damage(&mut Dice::new(seed)).unwrap();
+            found.extend(["bit", "zeros", "cannot be read"].into_iter().filter(|kind| what.contains(kind)));
+        }
+        assert_eq!(found.len(), 3, "{found:?}");
+        assert!(file.read_exact_at(0, &mut [0; 2_000]).is_err());
+        let len = usize::try_from(file.len().unwrap()).unwrap();
+        file.write_all_at(0, &vec![0; len]).unwrap();
+        file.read_exact_at(0, &mut vec![0; len]).unwrap();
+    }
 
     #[test]
     fn what_was_synced_survives_and_the_rest_may_be_torn() {

@@ -11,6 +11,7 @@ use pegasus_types::{Decree, Mutation};
 pub struct Row {
     pub value: Option<Bytes>,
     pub decree: Decree,
+    pub timestamp_us: u64,
 }
 
 pub type Rows = BTreeMap<Bytes, Row>;
@@ -19,14 +20,27 @@ pub type Rows = BTreeMap<Bytes, Row>;
 pub struct Engine {
     rows: Rows,
     applied: Decree,
+    /// Of all rows: equal contents have equal ones, in whatever order they came.
+    digest: u64,
     flushed: Rows,
+    flushed_digest: u64,
     durable: Decree,
+}
+
+/// FNV-1a.
+fn digest_of(key: &[u8], row: &Row) -> u64 {
+    let decree = row.decree.0.to_le_bytes();
+    let kind = [0, u8::from(row.value.is_some())];
+    let value = row.value.iter().flat_map(|value| value.iter());
+    let bytes = key.iter().chain(&kind).chain(value).chain(&decree);
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 impl Engine {
     /// Everything of it is durable.
     pub fn from_rows(rows: Rows, applied: Decree) -> Self {
-        Self { flushed: rows.clone(), rows, applied, durable: applied }
+        let digest = rows.iter().fold(0, |sum, (key, row)| sum ^ digest_of(key, row));
+        Self { flushed: rows.clone(), flushed_digest: digest, rows, applied, digest, durable: applied }
     }
 
     /// # Errors
@@ -38,7 +52,11 @@ impl Engine {
         for op in ops(&mutation.body) {
             let op = op.map_err(|e| e.to_string())?;
             let value = op.value.map(|v| Bytes::copy_from_slice(v.bytes));
-            self.rows.insert(Bytes::copy_from_slice(op.key), Row { value, decree: mutation.decree });
+            let row = Row { value, decree: mutation.decree, timestamp_us: mutation.timestamp_us };
+            self.digest ^= digest_of(op.key, &row);
+            if let Some(old) = self.rows.insert(Bytes::copy_from_slice(op.key), row) {
+                self.digest ^= digest_of(op.key, &old);
+            }
         }
         self.applied = mutation.decree;
         Ok(())
@@ -56,18 +74,36 @@ impl Engine {
         self.applied
     }
 
+    /// Time tag of the newest row: no later one may be older.
+    pub fn newest_us(&self) -> u64 {
+        self.rows.values().map(|row| row.timestamp_us).max().unwrap_or(0)
+    }
+
+    pub fn digest(&self) -> u64 {
+        self.digest
+    }
+
+    /// For a test: one row is not what it was, and nobody notices.
+    pub fn lose_a_row(&mut self) {
+        if let Some((key, row)) = self.rows.pop_first() {
+            self.digest ^= digest_of(&key, &row);
+        }
+    }
+
     pub fn durable(&self) -> Decree {
         self.durable
     }
 
     pub fn flush(&mut self) {
         self.flushed.clone_from(&self.rows);
+        self.flushed_digest = self.digest;
         self.durable = self.applied;
     }
 
     /// The process ends: what was not flushed is gone.
     pub fn restart(&mut self) {
         self.rows.clone_from(&self.flushed);
+        self.digest = self.flushed_digest;
         self.applied = self.durable;
     }
 }

@@ -1,8 +1,10 @@
 //! A cluster in one thread, on seeded time, network and disks, with checkers that look on after every step.
 //!
-//! The replication core (`pegasus_pacifica`), the meta's decisions (`pegasus_placement`) and the log with its
-//! recovery (`pegasus_mutation_log`) are those of the daemons. What is played here is the shell round them: the
-//! host ([`host`]), the network ([`bus`]), the disk ([`disk`]), clients that know every value ([`workload`]).
+//! The replication core (`pegasus_pacifica`), the meta's decisions (`pegasus_placement`), the election of its leader
+//! and the tree that it writes to (`pegasus_zk_coordination`), and the log with its recovery
+//! (`pegasus_mutation_log`) are those of the daemons. What is played here is the shell round them: the host
+//! ([`host`]), the meta-server ([`meta`]), the store ([`store`]), the network ([`bus`]), the disk ([`disk`]), clients
+//! that know every value ([`workload`]).
 //!
 //! | word | meaning |
 //! |---|---|
@@ -15,7 +17,7 @@
 //! ```text
 //!  clients --request--> hosts <--messages, heartbeats--> hosts
 //!                         ^  \                             all through Bus: delay, loss, cuts
-//!       nemesis, script --+   +--asks--> meta
+//!       nemesis, script --+   +--asks--> metas <--calls, watches--> store
 //!                         |
 //!  checks: after every step, on every commit, on every answer
 //! ```
@@ -31,6 +33,7 @@ mod nemesis;
 pub mod run;
 pub mod script;
 pub mod settings;
+pub mod store;
 pub mod trace;
 pub mod workload;
 pub mod world;

@@ -2,8 +2,8 @@
 
 use pegasus_mutation_log::Durability;
 
-use crate::bus::{Happening, MS, Place, Weather};
-use crate::world::World;
+use crate::bus::{Happening, MS, Micros, Place, SECOND, Weather};
+use crate::world::{World, drift, wall_offset};
 
 /// One fault, and the time of the next one.
 pub fn strike(world: &mut World) {
@@ -21,7 +21,12 @@ pub fn strike(world: &mut World) {
     let short = [50, 300, 700, 1_200, 3_000];
     let time = world.bus.dice.pick(&short).copied().unwrap_or(50) * world.bus.dice.between(500, 1_500);
     match world.bus.dice.below(100) {
-        0..22 => world.pause(host, time),
+        0..19 => world.pause(host, time),
+        19..22 => {
+            world.drain(host);
+            let back = world.bus.dice.between(500, 12_000) * MS;
+            world.bus.after(back, Happening::StartHost(host));
+        }
         22..42 => {
             // A power cut in page_cache mode loses what was acknowledged; scripts look at that.
             let power = world.settings_durability() == Durability::Sync && world.bus.dice.permille(400);
@@ -40,8 +45,9 @@ pub fn strike(world: &mut World) {
             }
         }
         45..62 => {
-            let places: Vec<Place> = (0..world.hosts.len()).map(Place::Host).chain([Place::Meta]).collect();
-            let to = world.bus.dice.pick(&places).copied().unwrap_or(Place::Meta);
+            let metas = (0..world.metas.len()).map(Place::Meta);
+            let places: Vec<Place> = (0..world.hosts.len()).map(Place::Host).chain(metas).collect();
+            let to = world.bus.dice.pick(&places).copied().unwrap_or(Place::Meta(0));
             let both = world.bus.dice.permille(500);
             let long = time * 2;
             world.cut(Place::Host(host), to, long, both);
@@ -55,15 +61,68 @@ pub fn strike(world: &mut World) {
             let later = world.bus.dice.between(500, 4_000) * MS;
             world.bus.after(later, Happening::Replace(host));
         }
-        82..85 => {
-            world.stop_meta();
-            world.bus.after(time, Happening::StartMeta);
+        82..88 => strike_metas(world, time),
+        88..94 => world.move_primary(gpid, other),
+        94..96 => world.remove_member(gpid, other),
+        96 => {
+            let slower_or_faster = drift(&mut world.bus.dice);
+            world.set_drift(host, slower_or_faster);
+            let wall = wall_offset(&mut world.bus.dice);
+            world.set_wall(other, wall);
         }
-        85..94 => world.move_primary(gpid, other),
-        94..97 => world.remove_member(gpid, other),
+        97 => match world.bus.dice.below(3) {
+            0 => {
+                world.fill_disk(host, true);
+                world.bus.after(time * 3, Happening::EmptyDisk(host));
+            }
+            // Damage, while everybody else is well: two at once may be more than a group survives.
+            _ if !world.all_healthy() => {}
+            1 => world.damage_rows(host, gpid),
+            _ => {
+                world.damage_log(host);
+                world.kill(host, false);
+                world.bus.after(100 * MS, Happening::StartHost(host));
+            }
+        },
         _ => {
             let weather = if world.bus.weather == Weather::Calm { Weather::Stormy } else { Weather::Calm };
             world.set_weather(weather);
+        }
+    }
+}
+
+/// Something happens to the meta-servers (mostly to the one that leads) or to their store.
+fn strike_metas(world: &mut World, time: Micros) {
+    let metas = world.metas.len() as u64;
+    let any = usize::try_from(world.bus.dice.below(metas)).unwrap_or(0);
+    let meta = if world.bus.dice.permille(700) { world.leader().unwrap_or(any) } else { any };
+    let long = time + world.bus.dice.below(4 * SECOND);
+    match world.bus.dice.below(11) {
+        10 => {
+            let delay = world.bus.dice.below(1_500) * MS;
+            world.lag(Place::Meta(meta), Place::Store, 100 * MS, delay);
+            world.bus.after(50 * MS, Happening::KillMeta(meta));
+            world.bus.after(100 * MS, Happening::StartMeta(meta));
+        }
+        0..3 => {
+            world.kill_meta(meta);
+            world.bus.after(time, Happening::StartMeta(meta));
+        }
+        3 => {
+            for meta in 0..world.metas.len() {
+                world.kill_meta(meta);
+                let down = time + world.bus.dice.below(SECOND);
+                world.bus.after(down, Happening::StartMeta(meta));
+            }
+        }
+        4..6 => world.pause_meta(meta, long),
+        6 => world.cut(Place::Meta(meta), Place::Store, long, true),
+        // What it writes is done, and it is never told.
+        7 => world.cut(Place::Store, Place::Meta(meta), long, false),
+        8 => world.cut(Place::Meta(meta), Place::Store, long, false),
+        _ => {
+            world.stop_store();
+            world.bus.after(long, Happening::StartStore);
         }
     }
 }

@@ -42,6 +42,8 @@ pub fn settings(seed: u64) -> Settings {
         hosts: 3 + usize::try_from(dice.below(3)).unwrap_or(0),
         partitions: if dice.permille(200) { 4 } else { 2 },
         clients: 2 + usize::try_from(dice.below(5)).unwrap_or(0),
+        balance: dice.permille(500),
+        metas: if dice.permille(400) { 1 } else { 3 },
         ..Settings::default()
     };
     if dice.permille(250) {

@@ -13,6 +13,8 @@ pub type OpId = u64;
 
 /// When a client gives up an operation: its outcome is unknown.
 const TIMEOUT: Micros = 700 * MS;
+/// Before another meta is asked.
+const ASK_PAUSE: Micros = 20 * MS;
 const KEYS: u64 = 6;
 const COUNTERS: u64 = 2;
 
@@ -21,7 +23,18 @@ pub enum Verb {
     Put(Bytes),
     Delete,
     Incr,
+    /// Write `new` if the key holds `expected`. A condition that failed is answered as a read.
+    Cas {
+        expected: Option<Bytes>,
+        new: Bytes,
+    },
     Get,
+}
+
+/// What an increment makes of a value.
+pub fn one_more(value: Option<&Bytes>) -> Bytes {
+    let old: u64 = value.and_then(|v| std::str::from_utf8(v).ok()).and_then(|v| v.parse().ok()).unwrap_or(0);
+    Bytes::from((old + 1).to_string())
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,6 +66,10 @@ struct Client {
     /// It is on its way to a host; a request is sent once.
     sent: bool,
     routes: BTreeMap<Gpid, Route>,
+    /// What each key held when this client looked last.
+    known: BTreeMap<(Gpid, Bytes), Option<Bytes>>,
+    /// The meta-server that it asks.
+    meta: usize,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -66,6 +83,7 @@ struct Route {
 pub struct Workload {
     clients: Vec<Client>,
     gpids: Vec<Gpid>,
+    metas: usize,
     ops: OpId,
     /// Pause between two operations of a client.
     pause: (Micros, Micros),
@@ -75,11 +93,13 @@ pub struct Workload {
 }
 
 impl Workload {
-    pub fn new(clients: usize, gpids: Vec<Gpid>) -> Self {
-        let client = || Client { op: None, sent: false, routes: BTreeMap::new() };
+    pub fn new(clients: usize, metas: usize, gpids: Vec<Gpid>) -> Self {
+        let client =
+            || Client { op: None, sent: false, routes: BTreeMap::new(), known: BTreeMap::new(), meta: 0 };
         Self {
             clients: (0..clients).map(|_| client()).collect(),
             gpids,
+            metas,
             ops: 0,
             pause: (2 * MS, 25 * MS),
             only_reads: false,
@@ -119,7 +139,12 @@ impl Workload {
             _ if self.only_reads => Request { gpid, key: either, verb: Verb::Get },
             0..40 => {
                 let value = Bytes::from(format!("c{}.{}", client + 1, self.ops));
-                Request { gpid, key: register, verb: Verb::Put(value) }
+                let known = self.clients[client].known.get(&(gpid, register.clone()));
+                let verb = match known {
+                    Some(expected) if dice < 12 => Verb::Cas { expected: expected.clone(), new: value },
+                    _ => Verb::Put(value),
+                };
+                Request { gpid, key: register, verb }
             }
             40..45 => Request { gpid, key: register, verb: Verb::Delete },
             45..65 => Request { gpid, key: counter, verb: Verb::Incr },
@@ -128,7 +153,7 @@ impl Workload {
     }
 
     fn send(&mut self, bus: &mut Bus, client: usize) {
-        let Client { op, sent, routes } = &mut self.clients[client];
+        let Client { op, sent, routes, meta, .. } = &mut self.clients[client];
         let Some((op, request)) = op.as_ref().filter(|_| !*sent) else { return };
         match routes.get(&request.gpid) {
             Some(route) if !route.doubtful || bus.dice.permille(300) => {
@@ -136,12 +161,12 @@ impl Workload {
                 let packet = Packet::Request { op: *op, request: request.clone() };
                 bus.send(Place::Client(client), Place::Host(route.host), packet);
             }
-            _ => bus.send(Place::Client(client), Place::Meta, Packet::Route(request.gpid)),
+            _ => bus.send(Place::Client(client), Place::Meta(*meta), Packet::Route(request.gpid)),
         }
     }
 
     pub fn deliver(&mut self, bus: &mut Bus, checks: &mut Checks, client: usize, packet: Packet) {
-        let Client { op: operation, routes, .. } = &mut self.clients[client];
+        let Client { op: operation, routes, known, meta, .. } = &mut self.clients[client];
         match packet {
             Packet::RouteIs { gpid, primary } => {
                 let waits = operation.as_ref().is_some_and(|(_, r)| r.gpid == gpid);
@@ -154,6 +179,11 @@ impl Workload {
                 if primary.is_some() && asked && waits {
                     self.send(bus, client);
                 }
+            }
+            Packet::NotLeader { leader } => {
+                let next = (*meta + 1) % self.metas;
+                *meta = leader.as_ref().and_then(crate::meta::index_of).unwrap_or(next);
+                bus.after(ASK_PAUSE, Happening::ClientAsk(client));
             }
             Packet::Reset(host) => {
                 let waits = |(_, request): &mut (OpId, Request)| {
@@ -171,8 +201,13 @@ impl Workload {
                     let name = Place::Client(client);
                     bus.trace.line(bus.now, format_args!("{name} {op} {request:?}: {response:?}"));
                 }
-                if matches!(response, Response::Refused(_)) {
-                    routes.entry(request.gpid).and_modify(|r| r.doubtful = true);
+                match &response {
+                    Response::Refused(_) => {
+                        routes.entry(request.gpid).and_modify(|r| r.doubtful = true);
+                    }
+                    Response::Got { value, .. } | Response::Written { value, .. } => {
+                        known.insert((request.gpid, request.key), value.clone());
+                    }
                 }
                 checks.history.end(bus.now, op, &response);
                 self.again(bus, client);
@@ -181,9 +216,18 @@ impl Workload {
         }
     }
 
+    /// Asks for the route again, if it still wants one.
+    pub fn ask(&mut self, bus: &mut Bus, client: usize) {
+        self.send(bus, client);
+    }
+
     pub fn timed_out(&mut self, bus: &mut Bus, checks: &mut Checks, client: usize, op: OpId) {
         if let Some((_, request)) = self.clients[client].op.take_if(|(now, _)| *now == op) {
-            self.clients[client].routes.entry(request.gpid).and_modify(|r| r.doubtful = true);
+            let Client { routes, meta, sent, .. } = &mut self.clients[client];
+            routes.entry(request.gpid).and_modify(|r| r.doubtful = true);
+            if !*sent {
+                *meta = (*meta + 1) % self.metas;
+            }
             checks.history.give_up(op);
             self.again(bus, client);
         }

@@ -1,23 +1,45 @@
 //! A cluster on one thread: hosts, meta, clients, network, and the checkers that look on.
 
-use pegasus_types::meta::ReplicaStatus;
+use pegasus_types::meta::{Proposal, ReplicaStatus};
 use pegasus_types::{ErrorCode, Gpid, Node};
 
 use crate::bus::{Bus, Chore, Happening, MS, Micros, Packet, Place, SECOND, Weather};
 use crate::checks::Checks;
 use crate::dice::Dice;
-use crate::host::{Clock, Cx, Host};
-use crate::meta::Meta;
+use crate::host::clock::Clock;
+use crate::host::{Cx, Host};
+use crate::meta::{self, Meta};
 use crate::settings::Settings;
+use crate::store::Store;
 use crate::trace::Trace;
 use crate::workload::{Response, Workload};
+
+/// Rates of clocks differ by 2,000 ppm at most, which is what the leases allow for.
+const MAX_DRIFT_PPM: u64 = 1_000;
+/// Wall clocks are off by so much at most: above, a node is no primary (safety-rules.md 5).
+const MAX_WALL_US: u64 = 60_000_000;
+
+/// How often a draining host looks whether it may end, and when it ends anyway.
+const DRAIN_LOOK: Micros = 100 * MS;
+const DRAIN_WITHIN: Micros = 10 * SECOND;
+/// It stays for a while without roles, so that its groups can let go of it.
+const DRAIN_LINGER: Micros = 2 * SECOND;
+
+pub fn drift(dice: &mut Dice) -> i64 {
+    i64::try_from(dice.below(2 * MAX_DRIFT_PPM + 1)).unwrap_or(0) - i64::try_from(MAX_DRIFT_PPM).unwrap_or(0)
+}
+
+pub fn wall_offset(dice: &mut Dice) -> i64 {
+    i64::try_from(dice.below(2 * MAX_WALL_US)).unwrap_or(0) - i64::try_from(MAX_WALL_US).unwrap_or(0)
+}
 
 #[derive(Debug)]
 pub struct World {
     pub bus: Bus,
     pub checks: Checks,
     pub hosts: Vec<Host>,
-    pub meta: Meta,
+    pub metas: Vec<Meta>,
+    pub store: Store,
     pub workload: Workload,
     settings: Settings,
     gpids: Vec<Gpid>,
@@ -28,25 +50,35 @@ pub struct World {
 impl World {
     pub fn new(seed: u64, settings: Settings, trace: Trace) -> Self {
         let mut dice = Dice::new(seed);
+        let clock = |dice: &mut Dice| {
+            let drift_ppm = drift(dice);
+            Clock::new(drift_ppm, 1_000 * dice.below(1_000_000_000))
+        };
         let hosts = (0..settings.hosts)
             .map(|id| {
-                let drift_ppm = i64::try_from(dice.below(2_001)).unwrap_or(0) - 1_000;
-                Host::new(id, Clock { drift_ppm, offset_ms: dice.below(1_000_000_000) })
+                let mut clock = clock(&mut dice);
+                if dice.permille(300) {
+                    clock.set_wall_offset(wall_offset(&mut dice));
+                }
+                Host::new(id, settings.metas, clock)
             })
             .collect();
-        let meta = Meta::new(&settings);
-        let gpids = meta.gpids();
+        let metas = (0..settings.metas).map(|id| Meta::new(id, clock(&mut dice), settings.clone())).collect();
+        let store = Store::new(meta::paths(), meta::first_writes(&settings));
+        let gpids = store.gpids();
         let mut world = Self {
-            bus: Bus::new(dice, settings.hosts, trace),
+            bus: Bus::new(dice, (settings.hosts, settings.metas), trace),
             checks: Checks::default(),
             hosts,
-            meta,
-            workload: Workload::new(settings.clients, gpids.clone()),
+            metas,
+            store,
+            workload: Workload::new(settings.clients, settings.metas, gpids.clone()),
             settings,
             gpids,
             chaos: None,
         };
-        world.meta.start(&mut world.bus);
+        world.start_store();
+        world.start_metas();
         for host in 0..world.hosts.len() {
             world.start(host);
         }
@@ -98,12 +130,36 @@ impl World {
                 }
             }
             Happening::StartHost(host) => self.start(host),
+            Happening::LookAtDrain { host, life, begun } => {
+                if self.bus.lives[host] == life {
+                    self.look_at_drain(host, begun);
+                }
+            }
             Happening::Replace(host) => {
                 self.kill(host, false);
                 self.start(host);
             }
-            Happening::StartMeta => self.start_meta(),
-            Happening::MetaRound => self.meta.round(&mut self.bus, &mut self.checks),
+            Happening::EmptyDisk(host) => self.fill_disk(host, false),
+            Happening::KillMeta(meta) => self.kill_meta(meta),
+            Happening::StartMeta(meta) => self.metas[meta].start(&mut self.bus),
+            Happening::MetaRound { meta, life } => {
+                if self.is_this_life(meta, life)
+                    && !self.meta_held_up(meta, Happening::MetaRound { meta, life })
+                {
+                    self.metas[meta].round(&mut self.bus, &mut self.checks);
+                }
+            }
+            Happening::MetaTick { meta, life } => {
+                if self.is_this_life(meta, life)
+                    && !self.meta_held_up(meta, Happening::MetaTick { meta, life })
+                {
+                    self.metas[meta].tick(&mut self.bus, &mut self.checks);
+                }
+            }
+            Happening::StartStore => self.start_store(),
+            Happening::StoreRound => self.store.round(&mut self.bus),
+            Happening::SendLate { from, to, packet } => self.bus.send(from, to, packet),
+            Happening::ClientAsk(client) => self.workload.ask(&mut self.bus, client),
             Happening::ClientNext(client) => self.workload.next(&mut self.bus, &mut self.checks, client),
             Happening::ClientTimeout { client, op } => {
                 self.workload.timed_out(&mut self.bus, &mut self.checks, client, op);
@@ -128,7 +184,17 @@ impl World {
                     self.at_host(host, |h, cx| h.deliver(cx, from, packet));
                 }
             }
-            Place::Meta => self.meta.deliver(&mut self.bus, &mut self.checks, from, packet),
+            Place::Meta(meta) => {
+                let again = Happening::Deliver { from, to, life, packet: packet.clone() };
+                if self.is_this_life(meta, life) && !self.meta_held_up(meta, again) {
+                    self.metas[meta].deliver(&mut self.bus, &mut self.checks, from, packet);
+                }
+            }
+            Place::Store => {
+                if let Packet::ToStore { session, call, life, what } = packet {
+                    self.store.deliver(&mut self.bus, &mut self.checks, from, life, (session, call, what));
+                }
+            }
             Place::Client(client) => self.workload.deliver(&mut self.bus, &mut self.checks, client, packet),
         }
     }
@@ -140,6 +206,20 @@ impl World {
         if paused {
             let jitter = self.bus.dice.below(3 * MS);
             self.bus.at(until + jitter, again(host));
+        }
+        paused
+    }
+
+    fn is_this_life(&self, meta: usize, life: u64) -> bool {
+        self.metas[meta].up && self.bus.meta_lives[meta] == life
+    }
+
+    fn meta_held_up(&mut self, meta: usize, again: Happening) -> bool {
+        let until = self.metas[meta].paused_until;
+        let paused = until > self.bus.now;
+        if paused {
+            let jitter = self.bus.dice.below(MS);
+            self.bus.at(until + jitter, again);
         }
         paused
     }
@@ -177,6 +257,27 @@ impl World {
         }
     }
 
+    /// SIGTERM: its roles are handed over, then its process ends.
+    pub fn drain(&mut self, host: usize) {
+        if self.hosts[host].is_up() {
+            self.bus.trace.line(self.bus.now, format_args!("n{} drains", host + 1));
+            self.at_host(host, Host::drain);
+            let (life, begun) = (self.bus.lives[host], self.bus.now);
+            self.bus.after(DRAIN_LOOK, Happening::LookAtDrain { host, life, begun });
+        }
+    }
+
+    fn look_at_drain(&mut self, host: usize, begun: Micros) {
+        let passed = self.bus.now - begun;
+        let handed_over = passed >= DRAIN_LINGER && !self.hosts[host].is_primary_of_any();
+        if handed_over || passed >= DRAIN_WITHIN {
+            self.kill(host, false);
+        } else {
+            let life = self.bus.lives[host];
+            self.bus.after(DRAIN_LOOK, Happening::LookAtDrain { host, life, begun });
+        }
+    }
+
     pub fn pause(&mut self, host: usize, time: Micros) {
         self.bus.trace.line(self.bus.now, format_args!("n{} stands still for {} ms", host + 1, time / MS));
         self.hosts[host].paused_until = self.bus.now + time;
@@ -191,8 +292,14 @@ impl World {
         }
     }
 
+    /// What is sent in this time arrives so much later.
+    pub fn lag(&mut self, from: Place, to: Place, time: Micros, delay: Micros) {
+        self.bus.trace.line(self.bus.now, format_args!("{from} -> {to} takes {} ms more", delay / MS));
+        self.bus.lag(from, to, self.bus.now + time, delay);
+    }
+
     pub fn isolate(&mut self, host: usize, time: Micros) {
-        let places = (0..self.hosts.len()).map(Place::Host).chain([Place::Meta]);
+        let places = (0..self.hosts.len()).map(Place::Host).chain((0..self.metas.len()).map(Place::Meta));
         for other in places.filter(|p| *p != Place::Host(host)).collect::<Vec<_>>() {
             self.cut(Place::Host(host), other, time, true);
         }
@@ -217,24 +324,97 @@ impl World {
         self.at_host(host, Host::break_disk);
     }
 
-    pub fn stop_meta(&mut self) {
-        self.bus.trace.line(self.bus.now, format_args!("meta stops"));
-        self.meta.stopped = true;
+    /// Nobody has room for the log any more, until the time is over.
+    pub fn fill_disk(&mut self, host: usize, full: bool) {
+        let what = if full { "is full" } else { "has room again" };
+        self.bus.trace.line(self.bus.now, format_args!("n{} disk {what}", host + 1));
+        self.hosts[host].disk.set_full(full);
     }
 
-    pub fn start_meta(&mut self) {
-        if self.meta.stopped {
-            self.bus.trace.line(self.bus.now, format_args!("meta starts"));
-            self.meta.start(&mut self.bus);
+    /// Something of the host's log is spoilt, which its next start finds out.
+    pub fn damage_log(&mut self, host: usize) {
+        let mut dice = self.bus.dice.split();
+        if let Some(what) = self.hosts[host].disk.damage(&mut dice) {
+            self.bus.trace.line(self.bus.now, format_args!("n{} disk loses {what}", host + 1));
+            self.checks.expect_damage(host);
         }
     }
 
-    pub fn move_primary(&mut self, gpid: Gpid, to: usize) {
-        self.meta.move_primary(&mut self.bus, gpid, to);
+    pub fn damage_rows(&mut self, host: usize, gpid: Gpid) {
+        self.bus.trace.line(self.bus.now, format_args!("n{} finds bad rows of {gpid}", host + 1));
+        self.checks.expect_damage(host);
+        self.at_host(host, |h, cx| h.rows_damaged(cx, gpid));
     }
 
+    pub fn set_drift(&mut self, host: usize, drift_ppm: i64) {
+        self.bus.trace.line(self.bus.now, format_args!("n{} clock drifts {drift_ppm} ppm", host + 1));
+        self.hosts[host].clock.set_drift(self.bus.now, drift_ppm);
+    }
+
+    pub fn set_wall(&mut self, host: usize, offset_us: i64) {
+        self.bus.trace.line(self.bus.now, format_args!("n{} wall clock is {offset_us} us off", host + 1));
+        self.hosts[host].clock.set_wall_offset(offset_us);
+    }
+
+    // --- metas and store ---
+
+    pub fn stop_metas(&mut self) {
+        for meta in 0..self.metas.len() {
+            self.kill_meta(meta);
+        }
+    }
+
+    pub fn kill_meta(&mut self, meta: usize) {
+        self.metas[meta].kill(&mut self.bus);
+    }
+
+    pub fn start_metas(&mut self) {
+        for meta in 0..self.metas.len() {
+            self.metas[meta].start(&mut self.bus);
+        }
+    }
+
+    pub fn pause_meta(&mut self, meta: usize, time: Micros) {
+        self.bus.trace.line(self.bus.now, format_args!("m{} stands still for {} ms", meta + 1, time / MS));
+        self.metas[meta].paused_until = self.bus.now + time;
+    }
+
+    pub fn leader(&self) -> Option<usize> {
+        self.metas.iter().position(|meta| meta.leads() && meta.paused_until <= self.bus.now)
+    }
+
+    pub fn stop_store(&mut self) {
+        self.bus.trace.line(self.bus.now, format_args!("store stops"));
+        self.store.stopped = true;
+    }
+
+    pub fn start_store(&mut self) {
+        if self.bus.now == 0 || self.store.stopped {
+            self.bus.trace.line(self.bus.now, format_args!("store starts"));
+            self.store.start(&mut self.bus);
+        }
+    }
+
+    fn propose(&mut self, gpid: Gpid, proposal: Proposal) {
+        if let Some(leader) = self.leader() {
+            self.metas[leader].propose(&mut self.bus, gpid, proposal);
+        }
+    }
+
+    /// A planned move of the primary's role, as the balancer would order it.
+    pub fn move_primary(&mut self, gpid: Gpid, to: usize) {
+        let to = self.hosts[to].node.clone();
+        if self.store.config(gpid).is_some_and(|config| config.is_secondary(&to)) {
+            self.propose(gpid, Proposal::HandOver { to });
+        }
+    }
+
+    /// An order to remove a member, as the balancer would give it.
     pub fn remove_member(&mut self, gpid: Gpid, host: usize) {
-        self.meta.remove(&mut self.bus, gpid, host);
+        let node = self.hosts[host].node.clone();
+        if self.store.config(gpid).is_some_and(|config| config.is_secondary(&node)) {
+            self.propose(gpid, Proposal::RemoveSecondary { node });
+        }
     }
 
     pub fn set_weather(&mut self, weather: Weather) {
@@ -254,11 +434,16 @@ impl World {
         self.chaos = None;
         self.bus.heal();
         self.bus.weather = Weather::Calm;
-        self.start_meta();
+        self.start_store();
+        for meta in &mut self.metas {
+            meta.paused_until = 0;
+        }
+        self.start_metas();
         for host in 0..self.hosts.len() {
+            self.hosts[host].disk.set_full(false);
             self.hosts[host].paused_until = 0;
             self.hosts[host].disk_slow_until = 0;
-            if self.checks.is_faulty(host) {
+            if self.checks.needs_restart(host) || self.hosts[host].is_draining() {
                 self.kill(host, false);
             }
             if !self.hosts[host].is_up() {
@@ -270,16 +455,31 @@ impl World {
     // --- what can be asked of it ---
 
     fn member(&self, gpid: Gpid, index: usize) -> Option<usize> {
-        Host::index(self.meta.config(gpid)?.members().nth(index)?)
+        Host::index(self.store.config(gpid)?.members().nth(index)?)
     }
 
     pub fn primary(&self, gpid: Gpid) -> Option<usize> {
-        Host::index(self.meta.config(gpid)?.primary.as_ref()?)
+        Host::index(self.store.config(gpid)?.primary.as_ref()?)
     }
 
     /// Beginning with 1.
     pub fn secondary(&self, gpid: Gpid, number: usize) -> Option<usize> {
         self.member(gpid, number).filter(|_| number > 0)
+    }
+
+    /// How many primaries each machine has.
+    pub fn primaries(&self) -> Vec<usize> {
+        let mut counts = vec![0; self.hosts.len()];
+        for host in self.gpids.iter().filter_map(|gpid| self.primary(*gpid)) {
+            counts[host] += 1;
+        }
+        counts
+    }
+
+    pub fn is_balanced(&self) -> bool {
+        let counts = self.primaries();
+        let (least, most) = (counts.iter().min().copied(), counts.iter().max().copied());
+        self.all_healthy() && most.unwrap_or(0) <= least.unwrap_or(0) + 1
     }
 
     pub fn is_serving(&self, gpid: Gpid) -> bool {
@@ -288,7 +488,7 @@ impl World {
 
     /// The partition has all its members, each in its role, and the primary serves.
     pub fn is_healthy(&self, gpid: Gpid) -> bool {
-        let Some(config) = self.meta.config(gpid) else { return false };
+        let Some(config) = self.store.config(gpid) else { return false };
         let wanted = usize::try_from(config.max_replica_count).unwrap_or(0).min(self.hosts.len());
         let status = |node: &Node| Host::index(node).and_then(|h| self.hosts[h].status(gpid));
         config.member_count() == wanted
@@ -305,7 +505,7 @@ impl World {
     /// all is healthy and nobody writes any more.
     pub fn compare_members(&self) -> Result<(), String> {
         for &gpid in &self.gpids {
-            let Some(config) = self.meta.config(gpid) else { continue };
+            let Some(config) = self.store.config(gpid) else { continue };
             let members: Vec<_> = config.members().filter_map(Host::index).collect();
             let Some(first) = members.first().and_then(|h| self.hosts[*h].engine(gpid)) else {
                 return Err(format!("{gpid} has no primary"));
@@ -339,7 +539,7 @@ impl World {
         self.checks.figures.healed_ms = healed.map_or(0, |t| 2_000 + t / MS);
         if healed.is_none() {
             let sick: Vec<_> = self.gpids.iter().filter(|g| !self.is_healthy(**g)).collect();
-            let configs: Vec<_> = sick.iter().filter_map(|g| self.meta.config(**g)).collect();
+            let configs: Vec<_> = sick.iter().filter_map(|g| self.store.config(**g)).collect();
             return Err(failed(self)
                 .unwrap_or(format!("not healthy {} s after the last fault: {configs:?}", time / SECOND)));
         }
@@ -351,7 +551,10 @@ impl World {
         self.run_until(10 * SECOND, |world| world.compare_members().is_ok());
         match failed(self) {
             Some(why) => Err(why),
-            None => self.compare_members(),
+            None => {
+                self.compare_members()?;
+                self.checks.history.has_an_order()
+            }
         }
     }
 }

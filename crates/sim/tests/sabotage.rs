@@ -28,6 +28,10 @@ fn without(rule: Rule, says: &str) {
     caught(&format!("{rule:?}"), says, |settings| settings.core.sabotage = rule);
 }
 
+fn wrong(name: &str, says: &str, how: impl Fn(&mut Sabotage)) {
+    caught(name, says, |settings| how(&mut settings.sabotage));
+}
+
 // --- one serving primary ---
 
 #[test]
@@ -99,20 +103,90 @@ fn an_added_member_that_is_forgotten() {
     assert!(why.contains("two serving primaries"), "{why}");
 }
 
+#[test]
+fn time_tags_by_the_wall_clock() {
+    wrong("wall_tags", "the time tag of", |s| s.wall_tags = true);
+}
+
+// --- equal rows ---
+
+#[test]
+fn rows_that_get_lost() {
+    wrong("lossy_apply", "hold different rows", |s| s.lossy_apply = true);
+}
+
+// --- one order of operations ---
+
+#[test]
+fn conditions_that_nobody_looks_at() {
+    wrong("blind_cas", "no order explains", |s| s.blind_cas = true);
+}
+
+// --- metadata ---
+
+#[test]
+fn a_new_primary_that_stays_among_the_secondaries() {
+    wrong("double_member", "a node is a member twice", |s| s.double_member = true);
+}
+
+/// The leader's last write is late. Meanwhile its process has come back and taken its old node away, another one leads
+/// and has written elsewhere: only the fence keeps the write out.
+#[test]
+fn metas_that_write_without_being_the_leader() {
+    let why = late_write("600ms", |s| s.no_fence = true);
+    assert!(why.contains("after one with epoch"), "{why}");
+}
+
+/// Later still: what it writes over has changed twice.
+#[test]
+fn metas_that_write_over_whatever_is_there() {
+    let why = late_write("1500ms", |s| s.blind_writes = true);
+    assert!(why.contains("goes back from"), "{why}");
+}
+
+fn late_write(delay: &str, how: impl Fn(&mut Sabotage)) -> String {
+    let text = format!(
+        "metas 3
+        run 2s
+        lag leader store {delay} for 40ms
+        remove secondary
+        run 40ms
+        kill-meta leader as old
+        run 50ms
+        start-meta old
+        run 50ms
+        kill n1
+        kill n2
+        run 3s
+        start n1
+        start n2"
+    );
+    let mut script = Script::parse(&text).unwrap();
+    for seed in 1..=20 {
+        assert_eq!(script.play(seed, Trace::off()).0, Ok(vec![]), "seed {seed}");
+    }
+    how(&mut script.settings().sabotage);
+    let plays = (1..=20).map(|seed| script.play(seed, Trace::off()).0);
+    plays.filter_map(Result::err).next().expect("nobody noticed")
+}
+
+// --- everything becomes well again ---
+
+#[test]
+fn a_meta_that_cures_nothing() {
+    wrong("no_cure", "not healthy", |s| s.no_cure = true);
+}
+
 // --- acknowledged is readable ---
 
 #[test]
 fn reads_without_a_lease() {
-    caught("serve_unasked", "was answered before", |settings| {
-        settings.sabotage = Sabotage { serve_unasked: true, ..Sabotage::default() };
-    });
+    wrong("serve_unasked", "was answered before", |s| s.serve_unasked = true);
 }
 
 // --- decrees in order ---
 
 #[test]
 fn a_log_that_is_not_replayed() {
-    caught("skip_replay", "decrees out of order", |settings| {
-        settings.sabotage = Sabotage { skip_replay: true, ..Sabotage::default() };
-    });
+    wrong("skip_replay", "decrees out of order", |s| s.skip_replay = true);
 }

@@ -1,4 +1,4 @@
-//! Chance, 500 times; and seeds that once found something.
+//! Chance, 2,000 times; and seeds that once found something.
 
 use pegasus_sim::run::run;
 use pegasus_sim::trace::Trace;
@@ -9,23 +9,43 @@ fn all_green(seeds: impl Iterator<Item = u64>) {
 }
 
 #[test]
-fn seeds_1_to_125() {
-    all_green(1..=125);
+fn seeds_1_to_250() {
+    all_green(1..=250);
 }
 
 #[test]
-fn seeds_126_to_250() {
-    all_green(126..=250);
+fn seeds_251_to_500() {
+    all_green(251..=500);
 }
 
 #[test]
-fn seeds_251_to_375() {
-    all_green(251..=375);
+fn seeds_501_to_750() {
+    all_green(501..=750);
 }
 
 #[test]
-fn seeds_376_to_500() {
-    all_green(376..=500);
+fn seeds_751_to_1000() {
+    all_green(751..=1000);
+}
+
+#[test]
+fn seeds_1001_to_1250() {
+    all_green(1001..=1250);
+}
+
+#[test]
+fn seeds_1251_to_1500() {
+    all_green(1251..=1500);
+}
+
+#[test]
+fn seeds_1501_to_1750() {
+    all_green(1501..=1750);
+}
+
+#[test]
+fn seeds_1751_to_2000() {
+    all_green(1751..=2000);
 }
 
 /// Each was red once. What they found stands in the commit that made them green; when the simulation itself

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use pegasus_types::{Decree, Gpid};
 
+use super::linear::Linear;
 use crate::bus::Micros;
 use crate::workload::{OpId, Request, Response, Verb};
 
@@ -30,6 +31,7 @@ pub struct History {
     /// What was acknowledged or read at a decree.
     known: BTreeMap<(Key, Decree), Option<Bytes>>,
     counted: BTreeSet<(Key, Bytes)>,
+    linear: Linear,
     failure: Option<String>,
     last_write: BTreeMap<Gpid, Micros>,
     worst_gaps: BTreeMap<Gpid, Micros>,
@@ -44,10 +46,18 @@ impl History {
         self.failure.as_deref()
     }
 
+    /// The last look: is there an order that explains all answers? See [`Linear`].
+    ///
+    /// # Errors
+    /// The key and the operation.
+    pub fn has_an_order(&self) -> Result<(), String> {
+        self.linear.check()
+    }
+
     pub fn begin(&mut self, now: Micros, op: OpId, request: &Request) {
         let key = (request.gpid, request.key.clone());
         match &request.verb {
-            Verb::Put(value) => {
+            Verb::Put(value) | Verb::Cas { new: value, .. } => {
                 self.attempted.entry(key.clone()).or_default().insert(value.clone());
             }
             Verb::Incr => *self.increments.entry(key.clone()).or_default() += 1,
@@ -55,16 +65,19 @@ impl History {
         }
         self.last_write.entry(request.gpid).or_insert(now);
         let floor = self.floors.get(&key).copied().unwrap_or_default();
+        self.linear.begin(op, request);
         self.running.insert(op, Begun { key, verb: request.verb.clone(), floor });
     }
 
     pub fn give_up(&mut self, op: OpId) {
         self.unknown += 1;
         self.running.remove(&op);
+        self.linear.give_up(op);
     }
 
     pub fn end(&mut self, now: Micros, op: OpId, response: &Response) {
         let Some(begun) = self.running.remove(&op) else { return };
+        self.linear.end(op, response);
         let found = match response {
             Response::Refused(_) => {
                 self.refused += 1;

@@ -6,10 +6,16 @@
 //! | `ballots` | at most one process acts as primary at a ballot |
 //! | `prefix` | what is committed at a decree is the same everywhere, for ever |
 //! | `order` | every engine applies every decree once, in order |
+//! | `digest` | whoever has applied the same decrees holds the same rows |
+//! | `metadata` | every write of the meta leaves whole metadata; no ballot goes back |
+//! | `linear` | per key there is one order of all operations that explains every answer |
 //! | `history` | what was acknowledged is read; reads never go back; counters count each request once |
 
 mod ballots;
+mod digest;
 mod history;
+mod linear;
+mod metadata;
 mod one_primary;
 mod order;
 mod prefix;
@@ -17,7 +23,7 @@ mod prefix;
 use std::collections::BTreeSet;
 
 use pegasus_types::meta::ReplicaStatus;
-use pegasus_types::{Ballot, Gpid, Mutation, PartitionConfig};
+use pegasus_types::{Ballot, Decree, Gpid, Mutation, PartitionConfig};
 
 use crate::bus::Micros;
 use crate::host::Host;
@@ -29,9 +35,13 @@ pub struct Checks {
     violations: Vec<String>,
     ballots: ballots::Ballots,
     prefix: prefix::Prefix,
+    digests: digest::Digests,
+    pub metadata: metadata::Metadata,
     pub history: History,
-    /// Hosts that may report broken replicas.
+    /// Hosts that may report broken replicas, until their process ends.
     faulty: BTreeSet<usize>,
+    /// Hosts with damage on their disks: they may do so for ever.
+    damaged: BTreeSet<usize>,
     pub figures: Figures,
 }
 
@@ -86,7 +96,7 @@ impl Checks {
                     self.violation(now, what);
                 }
             }
-            ReplicaStatus::Error if !self.faulty.contains(&host) => {
+            ReplicaStatus::Error if !self.is_faulty(host) => {
                 self.violation(now, format!("n{} {gpid} broke at ballot {ballot}", host + 1));
             }
             ReplicaStatus::Error
@@ -124,7 +134,23 @@ impl Checks {
         self.faulty.insert(host);
     }
 
-    pub fn is_faulty(&self, host: usize) -> bool {
+    pub fn expect_damage(&mut self, host: usize) {
+        self.damaged.insert(host);
+    }
+
+    /// Its process has a disk that it must not believe any more.
+    pub fn needs_restart(&self, host: usize) -> bool {
         self.faulty.contains(&host)
+    }
+
+    /// May replicas of this host be broken?
+    pub fn is_faulty(&self, host: usize) -> bool {
+        self.faulty.contains(&host) || self.damaged.contains(&host)
+    }
+
+    pub fn applied(&mut self, now: Micros, host: usize, gpid: Gpid, decree: Decree, digest: u64) {
+        if let Err(what) = self.digests.applied(host, gpid, decree, digest) {
+            self.violation(now, what);
+        }
     }
 }

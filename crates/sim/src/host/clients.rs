@@ -9,13 +9,20 @@ use pegasus_types::{Decree, ErrorCode, Gpid, Mutation};
 
 use super::{Cx, Host};
 use crate::bus::{Chore, MS, Micros, Packet, Place};
-use crate::workload::{OpId, Request, Response, Verb};
+use crate::workload::{OpId, Request, Response, Verb, one_more};
 
 /// How long a request waits at a primary that may not serve.
 const PATIENCE: Micros = 400 * MS;
 
 /// Values of writes under way, by key.
 type Pending = BTreeMap<Bytes, (Decree, Option<Bytes>)>;
+
+enum Condition {
+    Met,
+    Failed,
+    /// What decides it is still under way.
+    Open,
+}
 
 #[derive(Debug, Default)]
 pub struct Clients {
@@ -71,22 +78,51 @@ impl Host {
         let Some(process) = &self.process else { return true };
         let gpid = request.gpid;
         if request.verb == Verb::Get {
-            return match self.may_read(cx, gpid) {
-                Serving::Yes => {
-                    self.read(cx, client, op, request);
-                    true
-                }
-                Serving::Wait => false,
-                Serving::No(code) => {
-                    self.respond(cx, client, op, Response::Refused(code));
-                    true
-                }
-            };
+            return self.try_read(cx, client, op, request);
         }
         match process.core.admit_write(now, gpid) {
-            Admission::Ready { .. } => self.write(cx, client, op, request),
+            Admission::Ready { .. } => match self.condition(cx, request) {
+                Condition::Met => self.write(cx, client, op, request),
+                Condition::Failed => return self.try_read(cx, client, op, request),
+                Condition::Open => return false,
+            },
             Admission::Full | Admission::Wait => return false,
             Admission::Refused(code) => self.respond(cx, client, op, Response::Refused(code)),
+        }
+        true
+    }
+
+    /// A condition that fails on what is not committed yet must not be answered before it is.
+    fn condition(&self, cx: &Cx<'_>, request: &Request) -> Condition {
+        let Verb::Cas { expected, .. } = &request.verb else { return Condition::Met };
+        let (stored, pending) = self.stored(request);
+        if stored == expected.as_ref() || cx.settings.sabotage.blind_cas {
+            Condition::Met
+        } else if pending {
+            Condition::Open
+        } else {
+            Condition::Failed
+        }
+    }
+
+    /// What the key holds when all that is under way is through, and whether something is.
+    fn stored(&self, request: &Request) -> (Option<&Bytes>, bool) {
+        let pending =
+            self.process.as_ref().and_then(|p| p.clients.pending.get(&request.gpid)?.get(&request.key));
+        match pending {
+            Some((_, value)) => (value.as_ref(), true),
+            None => {
+                let row = self.files.get(&request.gpid).and_then(|file| file.engine.get(&request.key));
+                (row.and_then(|row| row.value.as_ref()), false)
+            }
+        }
+    }
+
+    fn try_read(&mut self, cx: &mut Cx<'_>, client: usize, op: OpId, request: &Request) -> bool {
+        match self.may_read(cx, request.gpid) {
+            Serving::Yes => self.read(cx, client, op, request),
+            Serving::Wait => return false,
+            Serving::No(code) => self.respond(cx, client, op, Response::Refused(code)),
         }
         true
     }
@@ -132,33 +168,27 @@ impl Host {
 
     /// Resolves the write: what is replicated is blind and absolute.
     fn write(&mut self, cx: &mut Cx<'_>, client: usize, op: OpId, request: &Request) {
-        let Some(process) = &mut self.process else { return };
-        let Some(file) = self.files.get(&request.gpid) else { return };
-        let pending = process.clients.pending.get(&request.gpid).and_then(|p| p.get(&request.key));
-        let stored = match pending {
-            Some((_, value)) => value.as_ref(),
-            None => file.engine.get(&request.key).and_then(|row| row.value.as_ref()),
-        };
         let mut body = BodyBuilder::default();
         let value = match &request.verb {
-            Verb::Put(value) => Some(value.clone()),
+            Verb::Put(value) | Verb::Cas { new: value, .. } => Some(value.clone()),
             Verb::Delete => None,
-            Verb::Incr => {
-                let old: u64 = stored
-                    .and_then(|v| std::str::from_utf8(v).ok())
-                    .and_then(|v| v.parse().ok())
-                    .unwrap_or(0);
-                Some(Bytes::from((old + 1).to_string()))
-            }
+            Verb::Incr => Some(one_more(self.stored(request).0)),
             Verb::Get => return,
         };
+        // After a start or a copy the core knows only the times of what it has seen since.
+        let newest_us = match self.files.get(&request.gpid) {
+            Some(file) if !cx.settings.sabotage.wall_tags => file.engine.newest_us(),
+            _ => 0,
+        };
+        let Some(process) = &mut self.process else { return };
         match &value {
             Some(value) => body.put(&request.key, [b"", value]),
             None => body.delete(&request.key),
         }
         let token = process.number();
         process.clients.writes.insert(token, (client, op, value));
-        let timestamp_us = process.core.next_timestamp(request.gpid, cx.bus.now);
+        let not_before = self.clock.wall_us(cx.bus.now).max(newest_us + 1);
+        let timestamp_us = process.core.next_timestamp(request.gpid, not_before);
         self.step(cx, Event::Write { gpid: request.gpid, token, timestamp_us, body: body.finish() });
     }
 

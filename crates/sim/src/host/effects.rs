@@ -8,7 +8,7 @@ use pegasus_types::meta::ReplicaStatus;
 use pegasus_types::{Decree, Gpid, Mutation, Node, PartitionConfig};
 
 use super::files::{ReplicaFile, Save};
-use super::{ASK_TIMEOUT, Cx, Host};
+use super::{ASK_TIMEOUT, Ask, Cx, Host};
 use crate::bus::{Chore, MS, Packet, Place};
 
 impl Host {
@@ -30,14 +30,14 @@ impl Host {
             Effect::Reply { token, result, .. } => self.reply(cx, token, result),
             Effect::Drop { token, .. } => self.forget_write(token),
             Effect::AskMeta { request } => {
-                let Some(process) = &mut self.process else { return };
+                let (meta, Some(process)) = (self.meta(), &mut self.process) else { return };
                 let ask = process.number();
-                process.asks.insert(ask, (request.gpid, request.ballot, request.kind.clone()));
-                cx.bus.send(Place::Host(self.id), Place::Meta, Packet::Change { ask, request });
+                process.asks.insert(ask, Ask { request: request.clone(), hops: 0 });
+                cx.bus.send(Place::Host(self.id), meta, Packet::Change { ask, request });
                 cx.bus.chore(self.id, ASK_TIMEOUT, Chore::AskTimeout(ask));
             }
             Effect::QueryMeta { gpid } => {
-                cx.bus.send(Place::Host(self.id), Place::Meta, Packet::Query(gpid));
+                cx.bus.send(Place::Host(self.id), self.meta(), Packet::Query(gpid));
             }
             Effect::StartCopy { gpid, from, ballot, signature, committed } => {
                 self.start_copy(cx, gpid, &from, ballot, signature, committed);
@@ -100,12 +100,17 @@ impl Host {
     }
 
     fn apply(&mut self, cx: &mut Cx<'_>, gpid: Gpid, mutations: &[Mutation], events: &mut VecDeque<Event>) {
+        let lossy = cx.settings.sabotage.lossy_apply && !self.is_primary(gpid);
         let Some(file) = self.files.get_mut(&gpid) else { return };
         for mutation in mutations {
             cx.checks.committed(cx.bus.now, self.id, mutation);
             if let Err(why) = file.engine.apply(mutation) {
                 return cx.checks.order_violated(cx.bus.now, self.id, gpid, &why);
             }
+            if lossy && cx.bus.dice.permille(5) {
+                file.engine.lose_a_row();
+            }
+            cx.checks.applied(cx.bus.now, self.id, gpid, mutation.decree, file.engine.digest());
         }
         self.unpend(gpid);
         if let Some(last) = mutations.last() {

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use pegasus_mutation_log::{Completion, LogCore, LogOptions, Record};
+use pegasus_mutation_log::{Completion, LogCore, LogError, LogOptions, Record};
 use pegasus_pacifica::{Event, Fault, Replay};
 use pegasus_types::{Ballot, Decree, Gpid, Mutation, PartitionConfig};
 
 use super::{Cx, Host};
-use crate::bus::{Chore, MS, SECOND};
+use crate::bus::{Chore, MS, Micros, SECOND};
 use crate::engine::Engine;
 
 /// Small segments, so that runs of seconds see many of them begin and go.
@@ -29,13 +29,17 @@ impl ReplicaFile {
 }
 
 /// One append under way.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Append {
     gpid: Gpid,
     copy_id: u64,
     ballot: Ballot,
     upto: Decree,
+    records: Vec<Record>,
 }
+
+/// Before a full disk is tried again.
+const FULL_PAUSE: Micros = 50 * MS;
 
 /// A replica file on its way to the disk.
 #[derive(Clone, Debug)]
@@ -95,7 +99,9 @@ impl Host {
                 Event::Opened { gpid, replica }
             }
             Err(why) => {
-                cx.checks.violation(cx.bus.now, format!("{} {gpid} does not open: {why}", self.node));
+                if !cx.checks.is_faulty(self.id) {
+                    cx.checks.violation(cx.bus.now, format!("{} {gpid} does not open: {why}", self.node));
+                }
                 Event::OpenFailed { gpid, why }
             }
         };
@@ -112,23 +118,31 @@ impl Host {
         (ballot, committed, mut cuts): (Ballot, Decree, bool),
         mutations: Vec<Mutation>,
     ) {
-        let Some(process) = &mut self.process else { return };
         let (Some(file), Some(last)) = (self.files.get(&gpid), mutations.last()) else { return };
         let (copy_id, upto) = (file.copy_id, last.decree);
+        let record =
+            |mutation| Record { copy_id, ballot, committed, cuts: std::mem::take(&mut cuts), mutation };
+        let records = mutations.into_iter().map(record).collect();
+        self.append(cx, Append { gpid, copy_id, ballot, upto, records });
+    }
+
+    fn append(&mut self, cx: &mut Cx<'_>, append: Append) {
+        let Some(process) = &mut self.process else { return };
         let token = process.number();
-        process.appends.insert(token, Append { gpid, copy_id, ballot, upto });
-        let records = mutations.into_iter().map(|mutation| Record {
-            copy_id,
-            ballot,
-            committed,
-            cuts: std::mem::take(&mut cuts),
-            mutation,
-        });
-        process.log.enqueue(records.collect(), token);
+        process.log.enqueue(append.records.clone(), token);
+        process.appends.insert(token, append);
         if process.log_busy_since.is_none() {
             process.log_busy_since = Some(cx.bus.now);
             let delay = cx.bus.dice.between(20, 200);
             cx.bus.chore(self.id, delay, Chore::LogWrite);
+        }
+    }
+
+    /// What a full disk refused, once more.
+    pub(super) fn log_again(&mut self, cx: &mut Cx<'_>) {
+        let Some(process) = &mut self.process else { return };
+        for append in std::mem::take(&mut process.refused) {
+            self.append(cx, append);
         }
     }
 
@@ -159,13 +173,26 @@ impl Host {
     fn appended(&mut self, cx: &mut Cx<'_>, done: Vec<Completion>) {
         for Completion { token, result } in done {
             let Some(append) = self.process.as_mut().and_then(|p| p.appends.remove(&token)) else { continue };
-            let Append { gpid, copy_id, ballot, upto } = append;
+            let Append { gpid, copy_id, ballot, upto, .. } = append;
             // Of a copy that a learner has replaced meanwhile, it would tell nothing.
             if self.files.get(&gpid).is_none_or(|file| file.copy_id != copy_id) {
                 continue;
             }
             match result {
-                Ok(_) => self.step(cx, Event::Logged { gpid, ballot, upto }),
+                Ok(_) => {
+                    if let Some(process) = &mut self.process {
+                        process.full_since = None;
+                    }
+                    self.step(cx, Event::Logged { gpid, ballot, upto });
+                }
+                Err(LogError::DiskFull | LogError::Hole { .. }) => {
+                    let Some(process) = &mut self.process else { return };
+                    if process.refused.is_empty() {
+                        cx.bus.chore(self.id, FULL_PAUSE, Chore::LogAgain);
+                    }
+                    process.full_since.get_or_insert(cx.bus.now);
+                    process.refused.push(append);
+                }
                 Err(error) => {
                     self.step(cx, Event::Failed { gpid, fault: Fault::Log, why: error.to_string() });
                 }

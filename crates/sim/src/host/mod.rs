@@ -5,10 +5,12 @@
 //! | `mod` | life of the process, the step loop |
 //! | `effects` | where a decision becomes IO |
 //! | `files` | log, replica files, engines: what survives |
+//! | `clock` | what each machine takes for the time |
 //! | `clients` | requests of clients: resolving, reading, parking |
 //! | `learning` | both ends of a copy |
 
 mod clients;
+pub mod clock;
 mod effects;
 mod files;
 mod learning;
@@ -16,15 +18,16 @@ mod learning;
 use std::collections::{BTreeMap, VecDeque};
 
 use pegasus_mutation_log::LogCore;
-use pegasus_pacifica::{Event, NodeCore, Serving};
-use pegasus_types::meta::{Beacon, ReplicaStatus};
-use pegasus_types::{AppInfo, AppStatus, Gpid, Millis, Node, PartitionConfig};
+use pegasus_pacifica::{Event, Fault, NodeCore, Serving};
+use pegasus_types::meta::{Beacon, ChangeReply, ChangeRequest, ReplicaStatus};
+use pegasus_types::{AppInfo, AppStatus, Gpid, Node, PartitionConfig};
 
 use crate::bus::{Bus, Chore, MS, Micros, Packet, Place, SECOND};
 use crate::checks::Checks;
 use crate::disk::SimDisk;
 use crate::settings::Settings;
 use clients::Clients;
+use clock::Clock;
 use files::{Append, ReplicaFile, Save};
 use learning::Copying;
 
@@ -33,6 +36,10 @@ const BEACON_MS: u64 = 1_000;
 const REPORT_EVERY: u64 = 3;
 /// The meta gives no answer.
 const ASK_TIMEOUT: Micros = 800 * MS;
+/// Between two metas that are asked the same.
+const HOP_PAUSE: Micros = 50 * MS;
+/// Redirects that one attempt follows.
+const MAX_HOPS: usize = 5;
 /// A log that is at one write for so long stands still (safety-rules.md 1.7).
 const LOG_STUCK: Micros = 5 * SECOND;
 
@@ -42,28 +49,6 @@ pub struct Cx<'a> {
     pub bus: &'a mut Bus,
     pub checks: &'a mut Checks,
     pub settings: &'a Settings,
-}
-
-/// CLOCK_BOOTTIME of one machine.
-#[derive(Clone, Copy, Debug)]
-pub struct Clock {
-    /// Parts per million fast (or slow).
-    pub drift_ppm: i64,
-    pub offset_ms: u64,
-}
-
-impl Clock {
-    fn at(self, now: Micros) -> Millis {
-        let now = i64::try_from(now).unwrap_or(i64::MAX);
-        let shown = (now + now / 1_000_000 * self.drift_ppm) / 1_000;
-        Millis(shown.unsigned_abs() + self.offset_ms)
-    }
-
-    /// How long until the clock has moved by `ms`, rounded up.
-    fn lasts(self, ms: u64) -> Micros {
-        let micros = i64::try_from(ms * 1_000).unwrap_or(i64::MAX);
-        (micros - micros / 1_000_000 * self.drift_ppm.min(0)).unsigned_abs() + 2
-    }
 }
 
 #[derive(Debug)]
@@ -78,7 +63,16 @@ pub struct Host {
     files: BTreeMap<Gpid, ReplicaFile>,
     /// The machine lost power since the process ran last.
     lost_power: bool,
+    /// How many meta-servers there are.
+    metas: usize,
     process: Option<Process>,
+}
+
+/// One attempt at the leader, through every meta-server if need be.
+#[derive(Clone, Debug)]
+struct Ask {
+    request: ChangeRequest,
+    hops: usize,
 }
 
 /// What ends with the process.
@@ -90,10 +84,17 @@ struct Process {
     timer_at: Option<Micros>,
     log_busy_since: Option<Micros>,
     appends: BTreeMap<u64, Append>,
+    /// What a full disk has not taken, in order.
+    refused: Vec<Append>,
+    full_since: Option<Micros>,
     saves: VecDeque<Save>,
     opening: usize,
     /// Unanswered requests to the meta.
-    asks: BTreeMap<u64, (Gpid, pegasus_types::Ballot, pegasus_types::ChangeKind)>,
+    asks: BTreeMap<u64, Ask>,
+    /// The meta-server that is asked.
+    meta: usize,
+    beacon_answered: bool,
+    draining: bool,
     copying: BTreeMap<Gpid, Copying>,
     clients: Clients,
     status: BTreeMap<Gpid, ReplicaStatus>,
@@ -109,16 +110,17 @@ impl Process {
 }
 
 impl Host {
-    pub fn new(id: usize, clock: Clock) -> Self {
+    pub fn new(id: usize, metas: usize, clock: Clock) -> Self {
         Self {
             id,
-            node: Node::new(format!("n{}", id + 1)),
+            node: Self::node_of(id),
             clock,
             disk: SimDisk::default(),
             disk_slow_until: 0,
             paused_until: 0,
             files: BTreeMap::new(),
             lost_power: false,
+            metas,
             process: None,
         }
     }
@@ -136,8 +138,12 @@ impl Host {
         self.paused_until > now
     }
 
+    pub fn node_of(id: usize) -> Node {
+        Node::new(format!("n{}:34801", id + 1))
+    }
+
     pub fn index(node: &Node) -> Option<usize> {
-        node.as_str().strip_prefix('n')?.parse::<usize>().ok()?.checked_sub(1)
+        node.as_str().strip_prefix('n')?.split(':').next()?.parse::<usize>().ok()?.checked_sub(1)
     }
 
     // --- life ---
@@ -150,7 +156,16 @@ impl Host {
         self.paused_until = 0;
         cx.bus.lives[self.id] += 1;
         let incarnation = cx.bus.dice.roll();
-        let log = match self.open_log(cx) {
+        let opened = match self.open_log(cx) {
+            // Too much is gone: somebody puts a new disk in.
+            Err(_) if cx.checks.is_faulty(self.id) => {
+                self.disk = SimDisk::default();
+                self.files.clear();
+                self.open_log(cx)
+            }
+            other => other,
+        };
+        let log = match opened {
             Ok(log) => log,
             Err(why) => return cx.checks.violation(cx.bus.now, format!("{}: {why}", self.node)),
         };
@@ -169,9 +184,14 @@ impl Host {
             timer_at: None,
             log_busy_since: None,
             appends: BTreeMap::new(),
+            refused: Vec::new(),
+            full_since: None,
             saves: VecDeque::new(),
             opening: gpids.len(),
             asks: BTreeMap::new(),
+            meta: 0,
+            beacon_answered: true,
+            draining: false,
             copying: BTreeMap::new(),
             clients: Clients::default(),
             status: BTreeMap::new(),
@@ -224,14 +244,30 @@ impl Host {
             return;
         }
         let peer = match from {
-            Place::Host(i) => Node::new(format!("n{}", i + 1)),
-            Place::Meta | Place::Client(_) => Node::new(from.to_string()),
+            Place::Host(i) => Self::node_of(i),
+            Place::Meta(_) | Place::Store | Place::Client(_) => Node::new(from.to_string()),
         };
         match packet {
             Packet::Envelope(envelope) => self.step(cx, Event::Received { from: peer, envelope }),
             Packet::Beat(heartbeat) => self.step(cx, Event::Heartbeat { from: peer, heartbeat }),
             Packet::BeatAck(ack) => self.step(cx, Event::HeartbeatAcked { from: peer, ack }),
+            Packet::ChangeReply { ask, reply: ChangeReply::NotLeader { leader } } => {
+                self.redirected(leader.as_ref());
+                cx.bus.chore(self.id, HOP_PAUSE, Chore::AskAgain(ask));
+            }
             Packet::ChangeReply { ask, reply } => self.answered(cx, ask, Some(reply)),
+            Packet::BeaconAck(ack) => {
+                let Some(process) = &mut self.process else { return };
+                process.beacon_answered = true;
+                if !ack.accepted {
+                    self.redirected(ack.leader.as_ref());
+                }
+                if ack.wants_report {
+                    self.report(cx);
+                }
+            }
+            Packet::Garbage(gpids) => self.collect(cx, gpids),
+            Packet::NotLeader { leader } => self.redirected(leader.as_ref()),
             Packet::Configs(configs) => {
                 for (info, config) in configs {
                     self.configured(cx, &info, config);
@@ -241,7 +277,6 @@ impl Host {
                 let (gpid, ballot, proposal) = (request.gpid, request.ballot, request.proposal);
                 self.step(cx, Event::Propose { gpid, ballot, proposal });
             }
-            Packet::WantsReport => self.report(cx),
             Packet::LearnOpen { request, gpid, ballot, signature, committed } => {
                 self.teach_open(cx, (from, request), gpid, ballot, signature, committed);
             }
@@ -262,6 +297,9 @@ impl Host {
             Packet::Change { .. }
             | Packet::Query(_)
             | Packet::Beacon(_)
+            | Packet::ToStore { .. }
+            | Packet::FromStore { .. }
+            | Packet::StoreChanged { .. }
             | Packet::Report { .. }
             | Packet::Route(_)
             | Packet::RouteIs { .. }
@@ -283,6 +321,7 @@ impl Host {
             Chore::ReportSoon => self.report(cx),
             Chore::LogWrite => self.log_write(cx),
             Chore::LogSync => self.log_sync(cx),
+            Chore::LogAgain => self.log_again(cx),
             Chore::FlushEngine(gpid) => self.flush_engine(cx, gpid),
             Chore::Saved { gpid, ballot, learning } => self.saved(cx, gpid, ballot, learning),
             Chore::Opened(gpid) => self.opened(cx, gpid),
@@ -290,20 +329,48 @@ impl Host {
             Chore::RowsCopied { gpid, signature, rows, decree } => {
                 self.rows_copied(cx, gpid, signature, rows, decree);
             }
-            Chore::AskTimeout(ask) => self.answered(cx, ask, None),
+            Chore::AskAgain(ask) => self.ask_again(cx, ask),
+            Chore::AskTimeout(ask) => {
+                if process.asks.contains_key(&ask) {
+                    self.redirected(None);
+                    self.answered(cx, ask, None);
+                }
+            }
             Chore::CopyTimeout { gpid, request } => self.copy_timeout(cx, gpid, request),
             Chore::ReadDone { op, from, gpid, response } => self.read_done(cx, op, from, gpid, response),
             Chore::Deadline { op } => self.deadline(cx, op),
             Chore::PeerReset(peer) => {
-                self.step(cx, Event::PeerReset { node: Node::new(format!("n{}", peer + 1)) });
+                self.step(cx, Event::PeerReset { node: Self::node_of(peer) });
             }
         }
     }
 
-    fn answered(&mut self, cx: &mut Cx<'_>, ask: u64, reply: Option<pegasus_types::meta::ChangeReply>) {
-        let Some((gpid, asked_at, kind)) = self.process.as_mut().and_then(|p| p.asks.remove(&ask)) else {
+    fn meta(&self) -> Place {
+        Place::Meta(self.process.as_ref().map_or(0, |process| process.meta))
+    }
+
+    /// Another one leads, or at least the one that was asked does not.
+    fn redirected(&mut self, leader: Option<&Node>) {
+        let Some(process) = &mut self.process else { return };
+        let next = (process.meta + 1) % self.metas;
+        process.meta = leader.and_then(crate::meta::index_of).unwrap_or(next);
+    }
+
+    fn ask_again(&mut self, cx: &mut Cx<'_>, ask: u64) {
+        let (meta, Some(process)) = (self.meta(), &mut self.process) else { return };
+        let Some(Ask { request, hops }) = process.asks.get_mut(&ask) else { return };
+        *hops += 1;
+        if *hops > MAX_HOPS {
+            return self.answered(cx, ask, None);
+        }
+        cx.bus.send(Place::Host(self.id), meta, Packet::Change { ask, request: request.clone() });
+    }
+
+    fn answered(&mut self, cx: &mut Cx<'_>, ask: u64, reply: Option<ChangeReply>) {
+        let Some(Ask { request, .. }) = self.process.as_mut().and_then(|p| p.asks.remove(&ask)) else {
             return;
         };
+        let ChangeRequest { gpid, ballot: asked_at, kind, .. } = request;
         self.step(cx, Event::ChangeAnswered { gpid, asked_at, kind, reply });
     }
 
@@ -325,19 +392,55 @@ impl Host {
     }
 
     fn beacon(&mut self, cx: &mut Cx<'_>) {
+        cx.bus.chore(self.id, self.clock.lasts(cx.bus.now, BEACON_MS), Chore::Beacon);
+        self.send_beacon(cx);
+    }
+
+    /// From now on the metas are told that this node is about to end.
+    pub fn drain(&mut self, cx: &mut Cx<'_>) {
+        if let Some(process) = &mut self.process {
+            process.draining = true;
+            self.send_beacon(cx);
+        }
+    }
+
+    pub fn is_draining(&self) -> bool {
+        self.process.as_ref().is_some_and(|p| p.draining)
+    }
+
+    pub fn is_primary_of_any(&self) -> bool {
+        let process = self.process.as_ref();
+        process.is_some_and(|p| p.status.values().any(|status| *status == ReplicaStatus::Primary))
+    }
+
+    /// Members are never thrown away, whatever the meta has understood.
+    fn collect(&mut self, cx: &mut Cx<'_>, gpids: Vec<Gpid>) {
+        for gpid in gpids {
+            let member = matches!(self.status(gpid), Some(ReplicaStatus::Primary | ReplicaStatus::Secondary));
+            if self.files.contains_key(&gpid) && !member {
+                self.step(cx, Event::Removed { gpid });
+                self.drop_replica(gpid);
+            }
+        }
+    }
+
+    fn send_beacon(&mut self, cx: &mut Cx<'_>) {
         let Some(process) = &mut self.process else { return };
-        cx.bus.chore(self.id, self.clock.lasts(BEACON_MS), Chore::Beacon);
-        let stuck = process.log_busy_since.is_some_and(|since| cx.bus.now - since >= LOG_STUCK);
+        let long = |since: Option<Micros>| since.is_some_and(|since| cx.bus.now - since >= LOG_STUCK);
+        let stuck = long(process.log_busy_since) || long(process.full_since);
         process.beacons += 1;
+        if !std::mem::replace(&mut process.beacon_answered, false) {
+            process.meta = (process.meta + 1) % self.metas;
+        }
         let report = process.beacons % REPORT_EVERY == 1;
         let beacon = Beacon {
             node: self.node.clone(),
             incarnation: process.incarnation,
-            wall_us: 1_700_000_000_000_000 + cx.bus.now,
+            wall_us: self.clock.wall_us(cx.bus.now),
             log_healthy: !stuck,
-            draining: false,
+            draining: process.draining,
         };
-        cx.bus.send(Place::Host(self.id), Place::Meta, Packet::Beacon(beacon));
+        cx.bus.send(Place::Host(self.id), self.meta(), Packet::Beacon(beacon));
         self.step(cx, Event::LogHealth { healthy: !stuck });
         if report {
             self.report(cx);
@@ -348,7 +451,7 @@ impl Host {
         let Some(process) = &self.process else { return };
         if process.opening == 0 {
             let replicas = process.core.reports();
-            cx.bus.send(Place::Host(self.id), Place::Meta, Packet::Report { replicas });
+            cx.bus.send(Place::Host(self.id), self.meta(), Packet::Report { replicas });
         }
     }
 
@@ -379,7 +482,7 @@ impl Host {
         let Some(process) = &mut self.process else { return };
         let Some(wanted) = process.core.next_timer() else { return };
         let wait = wanted.since(self.clock.at(cx.bus.now));
-        let at = cx.bus.now + self.clock.lasts(wait);
+        let at = cx.bus.now + self.clock.lasts(cx.bus.now, wait);
         if process.timer_at.is_none_or(|armed| at < armed) {
             process.timer_at = Some(at);
             cx.bus.chore(self.id, at - cx.bus.now, Chore::Timer);
@@ -387,6 +490,12 @@ impl Host {
     }
 
     // --- to be looked at by checkers ---
+
+    /// Scrubbing finds that the rows of a replica are damaged.
+    pub fn rows_damaged(&mut self, cx: &mut Cx<'_>, gpid: Gpid) {
+        let why = "a table does not match its checksum".to_owned();
+        self.step(cx, Event::Failed { gpid, fault: Fault::Engine, why });
+    }
 
     /// A paused process is judged by its clock: what it has read before may still be on its way.
     pub fn serving(&self, now: Micros, gpid: Gpid) -> bool {
