@@ -25,7 +25,7 @@ impl World {
     async fn propose(&self, gpid: Gpid, steps: &[(i32, &Node)]) -> ErrorCode {
         let action = |(kind, node): &(i32, &Node)| {
             let node = Address::of(Some(node));
-            ProposalAction { target: node.clone(), node, kind: *kind }
+            ProposalAction { target: node, node, kind: *kind }
         };
         let action_list = steps.iter().map(action).collect();
         let request = BalancerRequest { gpid: WireGpid(gpid), action_list, ..Default::default() };
