@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::bail;
 use clap::Parser;
-use pegasus_config::Sources;
+use pegasus_config::{Setting, Sources};
+use pegasus_meta_server::Coordination;
 
 use crate::{Role, Settings};
 
@@ -66,6 +67,10 @@ pub struct Args {
     /// Print what every setting means, as Markdown, and end
     #[arg(long)]
     pub print_config_reference: bool,
+
+    /// Move the metadata to zookeeper, or back to embedded, and end; no meta-server may run
+    #[arg(long, value_name = "STORE", value_parser = Coordination::parse)]
+    pub move_metadata_to: Option<Coordination>,
 
     /// Unknown keys are warnings, not mistakes
     #[arg(long)]

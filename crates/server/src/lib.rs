@@ -84,6 +84,10 @@ fn run(only: Option<Role>) -> anyhow::Result<ExitCode> {
         }
         return print(&format!("{}: no mistakes\n", file.display()));
     }
+    if let Some(to) = args.move_metadata_to {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        return print(&runtime.block_on(pegasus_meta_server::move_metadata_to(&settings.meta, to))?);
+    }
     supervise::run(settings, &roles)
 }
 
