@@ -3,10 +3,12 @@
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::net::TcpStream;
+use std::time::Duration;
 
-use pegasus_rpc::wire::Rpc;
+use pegasus_rpc::wire::{Refusal, Rpc};
+use pegasus_types::ErrorCode;
 
-use crate::stranger::{Target, call, hello, random_bytes, read_reply};
+use crate::stranger::{Target, call, hello, is_timeout, random_bytes, read_reply};
 
 const STRUCT: u8 = 12;
 const MAP: u8 = 13;
@@ -75,4 +77,52 @@ pub fn hostile(target: &Target) -> Vec<TcpStream> {
         }
     }
     Vec::new()
+}
+
+/// As many elements as the bytes can hold, each of which costs more here than there.
+pub fn lists_of_nothing(target: &Target) -> Vec<TcpStream> {
+    let list = |id: i16, count: usize, one: &[u8]| {
+        let count_bytes = i32::try_from(count).unwrap().to_be_bytes();
+        field(LIST, id, &[&[STRUCT][..], &count_bytes, &one.repeat(count)].concat())
+    };
+    let argument = |inside: &[u8]| field(STRUCT, 1, &[inside, b"\0\0"].concat());
+    let traps = |count| {
+        [
+            // Structs of one byte: all fields are absent.
+            ("RPC_RRDB_RRDB_MULTI_PUT", argument(&list(2, count, b"\0"))),
+            ("RPC_RRDB_RRDB_CHECK_AND_MUTATE", argument(&list(5, count, b"\0"))),
+            ("RPC_RRDB_RRDB_BATCH_GET", argument(&list(1, count, b"\0"))),
+            ("RPC_RRDB_RRDB_MULTI_GET", argument(&list(2, count, b"\0\0\0\0"))),
+            ("RPC_RRDB_RRDB_MULTI_REMOVE", argument(&list(2, count, b"\0\0\0\0"))),
+        ]
+    };
+    let mut kept = Vec::new();
+    for (name, args) in traps(1_000_000).into_iter().chain(traps(1 << 14)) {
+        for _ in 0..3 {
+            let mut stream = target.connect();
+            let _ = stream.write_all(&call(name, 1, &args));
+            kept.push((name, args.len(), stream));
+        }
+    }
+    let mut patience = Duration::from_secs(5);
+    for (name, len, stream) in &mut kept {
+        let (is_long, is_read) = (*len >= 1_000_000, name.ends_with("GET"));
+        if !is_long && !is_read {
+            stream.set_read_timeout(Some(patience)).unwrap();
+        }
+        match read_reply(stream) {
+            // Longer than what is taken.
+            Ok((_, refusal)) if is_long => {
+                assert_eq!(refusal, Some(Refusal::Code(ErrorCode::InvalidData)), "{}: {name}", target.name);
+            }
+            Ok(_) => {}
+            // A debug build on a crowded machine executes them for so long that the partition changes hands, and what
+            // becomes of a write that is in flight then is not told.
+            Err(error) => {
+                assert!(!is_long && !is_read && is_timeout(&error), "{}: {error}: {name}", target.name);
+                patience = Duration::from_millis(100);
+            }
+        }
+    }
+    kept.into_iter().map(|(.., stream)| stream).collect()
 }

@@ -75,7 +75,7 @@ impl Default for Limits {
             in_flight_bytes: 16 << 20,
             out_bytes: 1 << 20,
             clogged_bytes: 16 << 20,
-            unread_bytes: 256 << 20,
+            unread_bytes: 128 << 20,
             partial_bytes: 128 << 20,
             request_bytes: 256 << 20,
             stall: Duration::from_secs(30),

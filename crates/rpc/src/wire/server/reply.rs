@@ -171,10 +171,12 @@ impl ReplyTo {
         self.outbox.has_room()
     }
 
-    /// Whether the client leaves so many answers unread that a request with a long one is better refused
-    /// ([`Limits::clogged_bytes`]).
+    /// Whether the client leaves so many answers unread that a request with a long one is better refused:
+    /// [`Limits::clogged_bytes`], or [`Limits::out_bytes`] while all clients together leave too many.
     pub fn is_clogged(&self) -> bool {
-        self.outbox.out.borrow().len() >= self.outbox.server.limits.clogged_bytes
+        let (limits, unread) = (&self.outbox.server.limits, self.outbox.out.borrow().len());
+        unread >= limits.clogged_bytes
+            || (unread >= limits.out_bytes && self.outbox.server.is_short_of_output())
     }
 
     /// Answers a read. `app_id`, `partition_index` and `server` are filled in here.
