@@ -19,6 +19,8 @@ use crate::session::Session;
 /// For one node: to hand over, to end, to be started and loaded, and for its replicas to catch up.
 const WITHIN: Duration = Duration::from_secs(600);
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
+/// Ages are told in whole seconds: a process must have this age, so that the next one can be told from it.
+const OLD_ENOUGH: Duration = Duration::from_secs(3);
 /// A node that has ended needs no longer to be found gone.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
@@ -61,7 +63,13 @@ pub async fn rolling_restart(session: &Session, mut args: Args, out: &mut Output
 async fn restart(session: &Session, node: &Node, within: Duration) -> std::result::Result<(), String> {
     let by = Instant::now() + within;
     healthy(session, by).await.map_err(|why| format!("before: {why}"))?;
-    let before = uptime(session, node).await.ok_or("it does not answer")?;
+    let before = loop {
+        let up = uptime(session, node).await.ok_or("it does not answer")?;
+        if up >= OLD_ENOUGH {
+            break up;
+        }
+        sleep(LOOK_INTERVAL).await;
+    };
     let asked = Instant::now();
     let told =
         session.cluster.remote_command(node, "server.stop", &[]).await.map_err(|error| error.to_string())?;
@@ -69,9 +77,7 @@ async fn restart(session: &Session, node: &Node, within: Duration) -> std::resul
         return Err(format!("it does not end: {told}"));
     }
     loop {
-        // The new process is younger than the order.
-        let younger = |up: &Duration| *up <= asked.elapsed() && *up < before + asked.elapsed();
-        if uptime(session, node).await.filter(younger).is_some() {
+        if uptime(session, node).await.is_some_and(|up| is_another(before, asked.elapsed(), up)) {
             break;
         }
         if Instant::now() >= by {
@@ -83,6 +89,11 @@ async fn restart(session: &Session, node: &Node, within: Duration) -> std::resul
         sleep(LOOK_INTERVAL).await;
     }
     healthy(session, by).await
+}
+
+/// Whether a process of age `up` is another one than that of age `before`, so much later. Whole seconds are cut off.
+fn is_another(before: Duration, later: Duration, up: Duration) -> bool {
+    up + Duration::from_secs(2) <= before + later
 }
 
 /// Every table has all its replicas.
@@ -116,6 +127,21 @@ fn read_uptime(told: &str) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The old process answers for a while after it was told to end; it must not be taken for the new one.
+    #[test]
+    fn an_old_process_is_never_taken_for_a_new_one() {
+        let ms = Duration::from_millis;
+        let told = |age: Duration| Duration::from_secs(age.as_secs());
+        for before in (3_000..9_000).step_by(130) {
+            for later in (0..30_000).step_by(170) {
+                let (asked, old) = (told(ms(before)), told(ms(before + later)));
+                assert!(!is_another(asked, ms(later), old), "{before} {later}");
+                let fresh = told(ms(later.saturating_sub(100)));
+                assert!(is_another(asked, ms(later), fresh) || later < 100, "{before} {later}: never found");
+            }
+        }
+    }
 
     #[test]
     fn uptimes() {

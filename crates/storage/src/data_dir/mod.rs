@@ -76,8 +76,9 @@ pub enum DataDirError {
     OtherCluster { path: String, owner: String, me: String },
     #[error("{first} and {second} are the same disk, or a copy of one")]
     Twice { first: String, second: String },
-    #[error("no data directory is usable")]
-    NoneUsable,
+    /// Each with its reason.
+    #[error("no data directory can be used: {0}")]
+    NoneUsable(String),
     #[error(transparent)]
     Marker(#[from] SmallFileError),
 }
@@ -111,7 +112,11 @@ impl DataDirs {
         let dirs = Self { dirs, choosing: Mutex::new(()) };
         dirs.mark(node);
         if dirs.usable().next().is_none() {
-            return Err(DataDirError::NoneUsable);
+            let why = dirs.iter().filter_map(|dir| match dir.state() {
+                DiskState::Broken(why) => Some(format!("{}: {why}", dir.path().display())),
+                DiskState::Normal | DiskState::SpaceInsufficient => None,
+            });
+            return Err(DataDirError::NoneUsable(why.collect::<Vec<_>>().join("; ")));
         }
         Ok(dirs)
     }
