@@ -2,6 +2,7 @@
 //! installed (`make test` sees to it); each test that needs one starts its own.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![allow(clippy::print_stdout, reason = "figures, for who runs it with --nocapture")]
 
 mod ensemble;
 mod suite;
