@@ -30,6 +30,7 @@ use crate::meta_link::MetaLink;
 use crate::metrics::Metrics;
 use crate::partition::Replica;
 use crate::reads::Parked;
+use crate::waitlist::Waitlist;
 
 /// Settings that the loop looks at.
 #[derive(Clone, Debug)]
@@ -101,7 +102,7 @@ pub struct NodeState {
     pub events: VecDeque<Event>,
     /// Partitions with queued writes.
     pub listed: Vec<Gpid>,
-    pub parked: VecDeque<Parked>,
+    pub parked: Waitlist<Parked>,
     /// Something happened that may let parked reads go on.
     pub unpark: bool,
     /// Of the last mutation that was proposed.
@@ -136,7 +137,7 @@ impl NodeState {
             switching: BTreeSet::new(),
             events: VecDeque::new(),
             listed: Vec::new(),
-            parked: VecDeque::new(),
+            parked: Waitlist::default(),
             unpark: false,
             last_token: 0,
             heartbeat_ack: None,

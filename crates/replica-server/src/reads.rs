@@ -306,7 +306,7 @@ impl NodeState {
             parked.refuse(self, ErrorCode::Busy);
         } else {
             self.metrics.reads_waited += 1;
-            self.parked.push_back(parked);
+            self.parked.push(parked.gpid, parked.deadline, parked);
         }
     }
 
@@ -331,14 +331,23 @@ impl NodeState {
     }
 
     pub fn retry_parked(&mut self, shell: &Rc<Shell>, now: Millis) {
-        for parked in std::mem::take(&mut self.parked) {
-            match (&parked.what, self.core.serving(now, parked.gpid)) {
-                (_, Serving::Wait) => self.park(now, parked),
-                (_, Serving::No(code)) => parked.refuse(self, code),
-                (What::Answer(_), Serving::Yes) => self.send_or_park(parked),
-                (What::Read(_), Serving::Yes) => {
-                    if let What::Read(read) = parked.what {
-                        self.read(shell, now, read);
+        for parked in self.parked.take_overdue(now) {
+            parked.refuse(self, ErrorCode::InvalidState);
+        }
+        for gpid in self.parked.partitions() {
+            match self.core.serving(now, gpid) {
+                Serving::Wait => {}
+                Serving::No(code) => {
+                    for parked in self.parked.take(gpid) {
+                        parked.refuse(self, code);
+                    }
+                }
+                Serving::Yes => {
+                    for parked in self.parked.take(gpid) {
+                        match parked {
+                            Parked { what: What::Read(read), .. } => self.read(shell, now, read),
+                            answer => self.send_or_park(answer),
+                        }
                     }
                 }
             }
@@ -347,11 +356,7 @@ impl NodeState {
 
     /// The role is lost: what was read under it may be old.
     pub fn refuse_parked_answers(&mut self, gpid: Gpid) {
-        let (gone, kept) = std::mem::take(&mut self.parked)
-            .into_iter()
-            .partition::<Vec<_>, _>(|p| p.gpid == gpid && matches!(p.what, What::Answer(_)));
-        self.parked = kept.into();
-        for parked in gone {
+        for parked in self.parked.take_if(gpid, |parked| matches!(parked.what, What::Answer(_))) {
             parked.refuse(self, ErrorCode::InvalidState);
         }
     }
