@@ -161,7 +161,7 @@ fn late_write(delay: &str, how: impl Fn(&mut Sabotage)) -> String {
         start n1
         start n2"
     );
-    let mut script = Script::parse(&text).unwrap();
+    let mut script = Script::parse(&text).expect("a good script");
     for seed in 1..=20 {
         assert_eq!(script.play(seed, Trace::off()).0, Ok(vec![]), "seed {seed}");
     }
