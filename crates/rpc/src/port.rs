@@ -10,9 +10,9 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::time::{Instant, sleep};
 
-/// How long [`bind`] waits for a port that somebody's outgoing connection has: as long as services retry what they
-/// cannot reach.
-pub const BIND_PATIENCE: Duration = Duration::from_secs(60);
+/// How long [`bind`] waits for a port that somebody's outgoing connection has. When that ends, the kernel keeps the port
+/// for another minute (TIME_WAIT).
+pub const BIND_PATIENCE: Duration = Duration::from_secs(75);
 /// Between attempts to bind.
 const BIND_PAUSE: Duration = Duration::from_millis(250);
 /// How long a listening process may keep the port: one that was killed closes it when its memory is freed.
@@ -62,14 +62,19 @@ pub struct Holder {
     pub listens: bool,
     /// `name (pid N): command line`; None when it runs where this process may not look.
     pub process: Option<String>,
+    /// The connection is over, and the kernel keeps its port for a minute.
+    pub has_ended: bool,
 }
 
 impl fmt::Display for Holder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let process = self.process.as_deref().unwrap_or(UNSEEN);
-        match self.listens {
-            true => write!(f, "{process}"),
-            false => write!(f, "a connection of {process}"),
+        match self {
+            Self { has_ended: true, .. } => {
+                write!(f, "a connection that has ended, for another minute at most")
+            }
+            Self { listens: true, .. } => write!(f, "{process}"),
+            Self { listens: false, .. } => write!(f, "a connection of {process}"),
         }
     }
 }
@@ -79,10 +84,10 @@ impl Holder {
     pub fn of(address: SocketAddr) -> Option<Self> {
         let read = |file| fs::read_to_string(file).unwrap_or_default();
         let sockets = sockets_on(&read("/proc/net/tcp"), &read("/proc/net/tcp6"), address);
-        let (listens, _) = *sockets.first()?;
+        let (listens, inode) = *sockets.first()?;
         let alike = sockets.iter().filter(|(as_well, _)| *as_well == listens);
         let pid = alike.into_iter().find_map(|(_, inode)| process_with_socket(*inode));
-        Some(Self { listens, process: pid.map(describe) })
+        Some(Self { listens, process: pid.map(describe), has_ended: inode == 0 })
     }
 }
 
@@ -94,11 +99,12 @@ fn describe(pid: u32) -> String {
     format!("{} (pid {pid}): {short}", name.trim())
 }
 
-/// (listens, inode) of the sockets that keep others from this port, listeners first.
+/// (listens, inode) of the sockets that keep others from this port, listeners first. Those of ended connections have
+/// inode 0 and come last: most of them keep nobody from it.
 fn sockets_on(tcp: &str, tcp6: &str, address: SocketAddr) -> Vec<(bool, u64)> {
     let lines = tcp.lines().chain(tcp6.lines());
     let mut found: Vec<_> = lines.filter_map(|line| socket_on(line, address)).collect();
-    found.sort_by_key(|(listens, _)| !listens);
+    found.sort_by_key(|(listens, inode)| (!listens, *inode == 0));
     found
 }
 
@@ -118,8 +124,7 @@ fn socket_on(line: &str, address: SocketAddr) -> Option<(bool, u64)> {
             _ => false,
         };
     let inode: u64 = fields.get(INODE_FIELD)?.parse().ok()?;
-    // Without a process (TIME_WAIT) it does not hold the port against a listener.
-    let fits = clashes && u16::from_str_radix(port, 16).ok()? == address.port() && inode != 0;
+    let fits = clashes && u16::from_str_radix(port, 16).ok()? == address.port();
     fits.then_some((*fields.get(3)? == LISTEN, inode))
 }
 
@@ -183,7 +188,7 @@ mod tests {
     fn connections_are_waited_for() {
         run(async {
             let served = StdListener::bind("127.0.0.1:0").unwrap();
-            let connection = StdStream::connect(served.local_addr().unwrap()).unwrap();
+            let connection = connect_from([127, 83, 0, 1], served.local_addr().unwrap());
             let address = connection.local_addr().unwrap();
             let holder = Holder::of(address).unwrap();
             assert!(!holder.listens && holder.to_string().starts_with("a connection of "), "{holder}");
@@ -203,6 +208,29 @@ mod tests {
     }
 
     #[test]
+    fn connections_that_have_ended_are_named() {
+        let served = StdListener::bind("127.0.0.1:0").unwrap();
+        let connection = connect_from([127, 83, 0, 2], served.local_addr().unwrap());
+        let address = connection.local_addr().unwrap();
+        let (accepted, _) = served.accept().unwrap();
+        // Whoever ends it first keeps the port.
+        drop(connection);
+        let mut end = [0];
+        assert_eq!(std::io::Read::read(&mut &accepted, &mut end).unwrap(), 0);
+        drop(accepted);
+        let error = run(bind(address, Duration::ZERO)).unwrap_err().to_string();
+        assert!(error.contains("a connection that has ended"), "{error}");
+    }
+
+    /// From an address on which no other test's connection takes the port.
+    fn connect_from(ip: [u8; 4], to: SocketAddr) -> StdStream {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::from((ip, 0)).into()).unwrap();
+        socket.connect(&to.into()).unwrap();
+        socket.into()
+    }
+
+    #[test]
     fn lines_of_proc_net_tcp() {
         let tcp = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n\
             0: 0100007F:87F1 0100007F:1F90 01 00000000:00000000 00:00000000 00000000     0        0 11 1 0\n\
@@ -214,10 +242,10 @@ mod tests {
         let tcp6 = "0: 00000000000000000000000000000000:87F1 0:0 0A 0:0 00:0 0 0 0 55 1 0\n\
             1: 00000000000000000000000001000000:87F1 0:0 0A 0:0 00:0 0 0 0 66 1 0\n";
         for (address, want) in [
-            ("127.0.0.1:34801", vec![(true, 22), (true, 55), (false, 11)]),
+            ("127.0.0.1:34801", vec![(true, 22), (true, 55), (false, 11), (false, 0)]),
             ("127.0.0.3:34801", vec![(true, 55)]),
             ("127.0.0.1:34802", vec![(true, 44)]),
-            ("0.0.0.0:34801", vec![(true, 22), (true, 33), (true, 55), (true, 66), (false, 11)]),
+            ("0.0.0.0:34801", vec![(true, 22), (true, 33), (true, 55), (true, 66), (false, 11), (false, 0)]),
             ("[::1]:34801", vec![(true, 55), (true, 66)]),
         ] {
             assert_eq!(sockets_on(tcp, tcp6, address.parse().unwrap()), want, "{address}");
