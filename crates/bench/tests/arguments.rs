@@ -1,4 +1,5 @@
 //! The program as a process: what it says when it cannot measure.
+#![allow(clippy::unwrap_used, reason = "a test: also its helpers may panic")]
 
 use std::process::{Command, Output};
 
