@@ -32,6 +32,8 @@ pub fn text(plan: &Plan, members: &[Member], member: &Member, dir: &Path) -> Res
         ("meta_server.apps.temp", "max_replica_count", options.copies().to_string()),
         ("replication", "durability", options.durability.name().to_owned()),
         ("storage", "engine", options.engine.name().to_owned()),
+        // The disk is shared with everything else on this machine: it may be rather full.
+        ("replication", "disk_min_available_space_ratio", "1".to_owned()),
         ("meta_server", "coordination", options.coordination.name().to_owned()),
         ("zookeeper", "hosts_list", zookeeper_list(members)),
         // Who kills a server here looks at the metrics right after.
@@ -120,6 +122,7 @@ mod tests {
             "max_replica_count = 1",
             "mutation_2pc_min_replica_count = 1",
             "durability = sync",
+            "disk_min_available_space_ratio = 1",
             "engine = lsm",
             "[meta_server.apps.big]",
             "lease_ms = 700",
