@@ -13,7 +13,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::thread;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::{oneshot, watch};
 
@@ -144,19 +144,39 @@ struct Core {
     state: watch::Sender<SessionState>,
 }
 
+/// A store that was just dropped, here or by a process that ends, keeps its lock until sled's own threads have ended.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+/// Between attempts to get the lock.
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
+
+fn open_unlocked(config: &sled::Config) -> sled::Result<sled::Db> {
+    let begun = Instant::now();
+    loop {
+        match config.open() {
+            Err(sled::Error::Io(error))
+                if error.to_string().contains("could not acquire lock")
+                    && begun.elapsed() < LOCK_PATIENCE =>
+            {
+                thread::sleep(LOCK_PAUSE);
+            }
+            result => return result,
+        }
+    }
+}
+
 impl Core {
     fn open(dir: &Path) -> Result<Self, StoreError> {
         let failed = |what: &str, error: &dyn std::fmt::Display| {
             StoreError::Failed(format!("{what} {}: {error}", dir.display()))
         };
         fs::create_dir_all(dir).map_err(|error| failed("cannot create", &error))?;
-        let db = sled::Config::new()
+        let config = sled::Config::new()
             .path(dir.join(SLED_DIR))
             .cache_capacity(CACHE_BYTES)
             .mode(sled::Mode::LowSpace)
             // Written when a multi is answered, by hand.
-            .flush_every_ms(None)
-            .open()
+            .flush_every_ms(None);
+        let db = open_unlocked(&config)
             .map_err(|error| failed("cannot open (another process may have it open)", &error))?;
         let nodes = db.open_tree("nodes").map_err(|error| failed("cannot open", &error))?;
         let mut tree = MemoryTree::default();
@@ -316,8 +336,15 @@ mod tests {
     #[tokio::test]
     async fn one_process_at_a_time() {
         let dir = tempfile::tempdir().unwrap();
-        let _first = open(dir.path());
+        let first = open(dir.path());
         assert!(matches!(SledStore::open(dir.path()), Err(StoreError::Failed(_))));
+        // One that is just being closed is waited for.
+        let closing = thread::spawn(move || {
+            thread::sleep(LOCK_PATIENCE / 8);
+            drop(first);
+        });
+        SledStore::open(dir.path()).unwrap();
+        closing.join().unwrap();
     }
 
     #[tokio::test]
