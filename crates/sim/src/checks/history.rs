@@ -46,7 +46,7 @@ impl History {
         self.failure.as_deref()
     }
 
-    /// The last look: is there an order that explains all answers? See [`Linear`].
+    /// The last look: is there an order that explains all answers? See `linear.rs`.
     ///
     /// # Errors
     /// The key and the operation.

@@ -2,7 +2,7 @@
 //!
 //! The election, the paths and the content of the nodes are those of `pegasus_zk_coordination`; what a leader decides
 //! is `pegasus_placement`'s. Played here are the processes round them, and the order decide → persist → adopt →
-//! answer as `meta-server`'s writer has it ([`leader`]).
+//! answer as `meta-server`'s writer has it (`leader.rs`).
 //!
 //! ```text
 //!  hosts --asks, beacons, reports--> Meta (leader) --multi, fenced--> Store
