@@ -1,10 +1,10 @@
 //! CPU time of server processes, and which process serves an address: both from /proc.
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddrV4};
-use std::path::Path;
+use std::net::SocketAddrV4;
 
 use anyhow::{Context, Result, bail};
+use pegasus_rpc::port;
 use serde::Serialize;
 
 /// Of /proc/PID/stat; fixed by the kernel's interface to user space on the platforms that we run on.
@@ -19,8 +19,7 @@ pub struct Process {
 impl Process {
     /// The process that listens on `address`.
     pub fn serving(name: &str, address: SocketAddrV4) -> Result<Self> {
-        let pid = listener_inode(address)?
-            .and_then(process_with_socket)
+        let pid = port::listener(address.into())
             .with_context(|| format!("no process of ours listens on {address}"))?;
         Ok(Self { name: name.to_owned(), pid })
     }
@@ -51,38 +50,6 @@ fn cpu_ticks(stat: &str) -> Option<u64> {
     let (_, fields) = stat.rsplit_once(") ")?;
     let times: Vec<u64> = fields.split(' ').skip(11).take(4).filter_map(|field| field.parse().ok()).collect();
     (times.len() == 4).then(|| times.iter().sum())
-}
-
-fn listener_inode(address: SocketAddrV4) -> Result<Option<u64>> {
-    let table = fs::read_to_string("/proc/net/tcp").context("/proc/net/tcp")?;
-    Ok(find_listener(&table, address))
-}
-
-/// One line per socket: `sl local_address rem_address st ... inode`; addresses as hex in host byte order.
-fn find_listener(table: &str, address: SocketAddrV4) -> Option<u64> {
-    const LISTEN: &str = "0A";
-    const INODE_FIELD: usize = 9;
-    table.lines().skip(1).find_map(|line| {
-        let fields: Vec<&str> = line.split_whitespace().collect();
-        let (ip, port) = fields.get(1)?.split_once(':')?;
-        let ip = Ipv4Addr::from(u32::from_str_radix(ip, 16).ok()?.to_ne_bytes());
-        let port = u16::from_str_radix(port, 16).ok()?;
-        let fits = *fields.get(3)? == LISTEN
-            && port == address.port()
-            && (ip == *address.ip() || ip.is_unspecified());
-        if fits { fields.get(INODE_FIELD)?.parse().ok() } else { None }
-    })
-}
-
-fn process_with_socket(inode: u64) -> Option<u32> {
-    let wanted = format!("socket:[{inode}]");
-    let pids =
-        fs::read_dir("/proc").ok()?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    pids.into_iter().find(|pid: &u32| {
-        // Processes of others cannot be looked into, and some end while we look.
-        let Ok(files) = fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
-        files.flatten().any(|file| fs::read_link(file.path()).is_ok_and(|to| to == Path::new(&wanted)))
-    })
 }
 
 /// `NAME=ADDRESS`.

@@ -1,8 +1,8 @@
 //! What the server counts. Plain integers on the one thread that serves; rendered as Prometheus text on demand.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 
+use pegasus_telemetry::text::Text;
 use pegasus_types::AppId;
 use pegasus_types::data::{ReadRequest, WriteRequest};
 
@@ -169,7 +169,8 @@ impl Metrics {
             for op in Op::ALL {
                 let metrics = &table.ops[op as usize];
                 if metrics.answered.count() > 0 {
-                    out.histogram(
+                    histogram(
+                        out,
                         "pegasus_replica_request_seconds",
                         &[("table", &name), ("op", op.name())],
                         &metrics.answered,
@@ -214,64 +215,19 @@ impl Metrics {
     }
 }
 
-/// Prometheus text in the making. Every sample carries the common labels.
-#[derive(Debug, Default)]
-pub struct Text {
-    out: String,
-    common: Vec<(&'static str, String)>,
-}
-
-impl Text {
-    pub fn new(common: Vec<(&'static str, String)>) -> Self {
-        Self { out: String::new(), common }
+/// Samples of one histogram of times; its family is written before.
+fn histogram(out: &mut Text, name: &str, labels: &[(&str, &str)], latency: &Latency) {
+    let bucket = format!("{name}_bucket");
+    let mut total = 0;
+    for (i, n) in latency.buckets.iter().enumerate() {
+        total += n;
+        let le = BOUNDS_US.get(i).map_or_else(|| "+Inf".to_owned(), |us| (*us as f64 / 1e6).to_string());
+        let mut with_le = labels.to_vec();
+        with_le.push(("le", &le));
+        out.sample(&bucket, &with_le, total);
     }
-
-    pub fn family(&mut self, name: &str, kind: &str, help: &str) {
-        let _ = writeln!(self.out, "# HELP {name} {help}\n# TYPE {name} {kind}");
-    }
-
-    pub fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl std::fmt::Display) {
-        self.out.push_str(name);
-        let common = self.common.iter().map(|(key, text)| (*key, text.as_str()));
-        let mut open = '{';
-        for (key, text) in common.chain(labels.iter().copied()) {
-            let escaped = text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
-            let _ = write!(self.out, "{open}{key}=\"{escaped}\"");
-            open = ',';
-        }
-        if open == ',' {
-            self.out.push('}');
-        }
-        let _ = writeln!(self.out, " {value}");
-    }
-
-    pub fn counter(&mut self, name: &str, help: &str, value: u64) {
-        self.family(name, "counter", help);
-        self.sample(name, &[], value);
-    }
-
-    pub fn gauge(&mut self, name: &str, help: &str, value: impl std::fmt::Display) {
-        self.family(name, "gauge", help);
-        self.sample(name, &[], value);
-    }
-
-    fn histogram(&mut self, name: &str, labels: &[(&str, &str)], latency: &Latency) {
-        let bucket = format!("{name}_bucket");
-        let mut total = 0;
-        for (i, n) in latency.buckets.iter().enumerate() {
-            total += n;
-            let le = BOUNDS_US.get(i).map_or_else(|| "+Inf".to_owned(), |us| (*us as f64 / 1e6).to_string());
-            let mut with_le = labels.to_vec();
-            with_le.push(("le", &le));
-            self.sample(&bucket, &with_le, total);
-        }
-        self.sample(&format!("{name}_sum"), labels, latency.sum_us as f64 / 1e6);
-        self.sample(&format!("{name}_count"), labels, total);
-    }
-
-    pub fn finish(self) -> String {
-        self.out
-    }
+    out.sample(&format!("{name}_sum"), labels, latency.sum_us as f64 / 1e6);
+    out.sample(&format!("{name}_count"), labels, total);
 }
 
 #[cfg(test)]

@@ -82,13 +82,18 @@ impl fmt::Display for Holder {
 impl Holder {
     /// None when there is nobody, at least not in this network namespace.
     pub fn of(address: SocketAddr) -> Option<Self> {
-        let read = |file| fs::read_to_string(file).unwrap_or_default();
-        let sockets = sockets_on(&read("/proc/net/tcp"), &read("/proc/net/tcp6"), address);
+        let sockets = sockets(address);
         let (listens, inode) = *sockets.first()?;
         let alike = sockets.iter().filter(|(as_well, _)| *as_well == listens);
         let pid = alike.into_iter().find_map(|(_, inode)| process_with_socket(*inode));
         Some(Self { listens, process: pid.map(describe), has_ended: inode == 0 })
     }
+}
+
+/// The process that listens on this address, as far as this process may look; 0.0.0.0 listens on all.
+pub fn listener(address: SocketAddr) -> Option<u32> {
+    let listening = sockets(address).into_iter().filter(|(listens, _)| *listens);
+    listening.into_iter().find_map(|(_, inode)| process_with_socket(inode))
 }
 
 fn describe(pid: u32) -> String {
@@ -97,6 +102,11 @@ fn describe(pid: u32) -> String {
     let command = String::from_utf8_lossy(&command).replace('\0', " ");
     let short: String = command.trim().chars().take(COMMAND_CHARS_MAX).collect();
     format!("{} (pid {pid}): {short}", name.trim())
+}
+
+fn sockets(address: SocketAddr) -> Vec<(bool, u64)> {
+    let read = |file| fs::read_to_string(file).unwrap_or_default();
+    sockets_on(&read("/proc/net/tcp"), &read("/proc/net/tcp6"), address)
 }
 
 /// (listens, inode) of the sockets that keep others from this port, listeners first. Those of ended connections have

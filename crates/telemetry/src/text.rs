@@ -35,6 +35,18 @@ impl Text {
         let _ = writeln!(self.out, " {value}");
     }
 
+    /// A family of one sample.
+    pub fn counter(&mut self, name: &str, help: &str, value: u64) {
+        self.family(name, "counter", help);
+        self.sample(name, &[], value);
+    }
+
+    /// A family of one sample.
+    pub fn gauge(&mut self, name: &str, help: &str, value: impl Display) {
+        self.family(name, "gauge", help);
+        self.sample(name, &[], value);
+    }
+
     pub fn finish(self) -> String {
         self.out
     }

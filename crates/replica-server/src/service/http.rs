@@ -11,12 +11,12 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use pegasus_telemetry::http::{Base, json_text, router};
 use pegasus_telemetry::prometheus::Registry;
+use pegasus_telemetry::text::Text;
 use pegasus_telemetry::{Health, registry};
 use serde_json::json;
 use tokio::sync::{mpsc, oneshot};
 
 use super::peer_api;
-use crate::metrics::Text;
 use crate::node::Shell;
 
 /// Questions that may wait for the loop.
