@@ -17,17 +17,28 @@ fn current(node: &TestNode) -> PathBuf {
     life.path().join("lsm/current")
 }
 
+/// A node that holds the only copy of one row, killed.
+struct Alone {
+    meta: FakeMeta,
+    dir: tempfile::TempDir,
+    node: TestNode,
+}
+
+async fn alone(value: &str) -> Alone {
+    let meta = FakeMeta::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let mut node = TestNode::start(&meta.node, dir.path().join("a"), "mutation_2pc_min_replica_count = 1\n");
+    meta.create_table(1, &[node.node.clone()], &[]).await;
+    Client::new(&meta, 1).put("h", "s", value).await;
+    node.kill();
+    Alone { meta, dir, node }
+}
+
 #[test]
 fn a_replica_that_cannot_be_opened_once_loses_nothing() {
     run(async || {
-        let meta = FakeMeta::start().await;
-        let dir = tempfile::tempdir().unwrap();
-        let mut node =
-            TestNode::start(&meta.node, dir.path().join("a"), "mutation_2pc_min_replica_count = 1\n");
-        meta.create_table(1, &[node.node.clone()], &[]).await;
+        let Alone { meta, dir, mut node } = alone("only in the log").await;
         let client = Client::new(&meta, 1);
-        client.put("h", "s", "only in the log").await;
-        node.kill();
 
         // Something that comes back is in the way, and no space to save anything elsewhere.
         let (file, aside) = (current(&node), dir.path().join("aside"));
@@ -52,14 +63,8 @@ fn a_replica_that_cannot_be_opened_once_loses_nothing() {
 #[test]
 fn a_log_that_is_gone_is_not_a_new_log() {
     run(async || {
-        let meta = FakeMeta::start().await;
-        let dir = tempfile::tempdir().unwrap();
-        let mut node =
-            TestNode::start(&meta.node, dir.path().join("a"), "mutation_2pc_min_replica_count = 1\n");
-        meta.create_table(1, &[node.node.clone()], &[]).await;
+        let Alone { meta, dir, mut node } = alone("only in the log").await;
         let client = Client::new(&meta, 1);
-        client.put("h", "s", "only in the log").await;
-        node.kill();
 
         let (log, aside) = (node.dir.join("replica/log"), dir.path().join("aside"));
         std::fs::rename(&log, &aside).unwrap();
@@ -92,14 +97,8 @@ fn a_log_that_is_gone_is_not_a_new_log() {
 #[test]
 fn a_learner_that_cannot_be_opened_is_not_wiped() {
     run(async || {
-        let meta = FakeMeta::start().await;
-        let dir = tempfile::tempdir().unwrap();
-        let mut node =
-            TestNode::start(&meta.node, dir.path().join("a"), "mutation_2pc_min_replica_count = 1\n");
-        meta.create_table(1, &[node.node.clone()], &[]).await;
+        let Alone { meta, dir, mut node } = alone("the last copy").await;
         let client = Client::new(&meta, 1);
-        client.put("h", "s", "the last copy").await;
-        node.kill();
 
         // It has stood down, as after a power cut, and its group has nobody else.
         let replica = node.dir.join("replica/reps/2.0.pegasus");
