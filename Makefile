@@ -16,6 +16,7 @@ help: ## This list
 	@echo "               ENGINE=lsm|sled COORDINATION=embedded|zookeeper SERVERS=1 PORT_BASE=0];"
 	@echo "               ONEBOX_DIR also for the others, NAME=replica2 for one process"
 	@echo "  make zookeeper [ZOOKEEPER_DIR=zookeeper SERVERS=1 PORT_BASE=0]"
+	@echo "  make reliability [PARTS=\"gaps metas-down cable rounds metas scale\" RUNS=20 ROUNDS=100]"
 	@echo "  make sim    [SEEDS=1000 FROM=1]"
 	@echo "  make bench  [CONNECTIONS=50 DEPTH=1,16 READS=0,100 VALUE=1024 KEYS=200000 DIST=uniform|zipfian"
 	@echo "               WINDOW=10 ROUNDS=2 REDIS=true|false]"
@@ -61,10 +62,10 @@ RUNS ?= 20
 # `make bench` has another number of that name.
 reliability_rounds = $(if $(filter command environment,$(firstword $(origin ROUNDS))),$(ROUNDS),100)
 .PHONY: reliability
-reliability: build ## Faults on clusters of its own, RUNS of each and ROUNDS of kill -9; writes docs/reliability.md
+reliability: build ## Faults on clusters of its own, RUNS of each and ROUNDS of kill -9; docs/reliability.md [PARTS=...]
 	@.ci/tools cargo cc
 	$(CARGO) build --release --locked -p pegasus-integration-tests --bins
-	$(PROGRAMS)/pegasus_reliability --runs $(RUNS) --rounds $(reliability_rounds) --out docs/reliability.md
+	$(PROGRAMS)/pegasus_reliability $(PARTS:%=--part %) --runs $(RUNS) --rounds $(reliability_rounds)
 
 # --- packages ---------------------------------------------------------------------------------------------------------
 

@@ -13,12 +13,15 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use pegasus_client::Cluster;
 use pegasus_integration_tests::block_on;
+use serde::{Deserialize, Serialize};
 
-use crate::faults::{AFTER, under_writers};
+use crate::gaps::{AFTER, Gap, under_writers};
+use crate::part::Rows;
 
 const NODES: usize = 3;
 const META: &str = "10.213.0.1:34601";
 const HEALTHY_WITHIN: Duration = Duration::from_secs(60);
+const PROMISED: Duration = Duration::from_secs(2);
 const ANSWER: &str = "gaps in ms:";
 
 fn address(node: usize) -> String {
@@ -72,8 +75,30 @@ fn ip(args: &[&str]) -> Result<()> {
     Ok(())
 }
 
+#[derive(Debug, Deserialize, Serialize)]
+pub struct Cable {
+    gap: Gap,
+}
+
+impl Rows for Cable {
+    const PART: &'static str = "cable";
+    const TITLE: &'static str = "A cable is cut";
+
+    fn text(&self) -> String {
+        format!(
+            "Each replica-server in a network namespace of its own; the primary's end of its wire leaves the bridge, so that\n\
+             nothing gets through and nobody is told. `durability = sync`.\n\n{}",
+            Gap::table(std::slice::from_ref(&self.gap))
+        )
+    }
+
+    fn is_kept(&self) -> bool {
+        self.gap.is_kept()
+    }
+}
+
 /// Makes the namespaces and runs this program again inside of them.
-pub fn measure(runs: usize) -> Result<Vec<Duration>> {
+pub fn measure(runs: usize) -> Result<Cable> {
     let dir = tempfile::Builder::new().prefix("pgr").tempdir()?;
     let id = std::process::id().to_string();
     let net = Net::names(&id);
@@ -89,7 +114,9 @@ pub fn measure(runs: usize) -> Result<Vec<Duration>> {
         bail!("{}", String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; "));
     }
     let line = text.lines().find_map(|line| line.strip_prefix(ANSWER)).context("no answer")?;
-    line.split_whitespace().map(|ms| Ok(Duration::from_millis(ms.parse()?))).collect()
+    let gaps = line.split_whitespace().map(|ms| Ok(Duration::from_millis(ms.parse()?)));
+    let gaps: Vec<_> = gaps.collect::<Result<_>>()?;
+    Ok(Cable { gap: Gap::new("cable of a primary cut", PROMISED, &gaps) })
 }
 
 /// Processes that end with this value.
@@ -120,6 +147,7 @@ impl Processes {
             format!("app.dir={}", app_dir.display()),
             format!("home.dir={}", app_dir.display()),
             "data.dirs=".to_owned(),
+            "replication.durability=sync".to_owned(),
             format!("meta.server.list={META}"),
             format!("network.explicit_host_address={host}"),
         ];
