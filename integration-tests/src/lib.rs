@@ -11,7 +11,9 @@
 //! matter on a machine that also compiles: tests have generous bounds, and print what they have measured.
 
 mod cable;
+mod http;
 mod known;
+mod layout;
 pub mod model;
 mod process;
 mod rounds;
@@ -19,7 +21,9 @@ mod test_cluster;
 mod writers;
 
 pub use cable::Cable;
+pub use http::{http_get, metric};
 pub use known::{Known, Load, Seen};
+pub use layout::{Held, held, is_even};
 pub use process::Usage;
 pub use rounds::die_in_turn;
 pub use test_cluster::{TestCluster, block_on, env_or};

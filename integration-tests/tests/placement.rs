@@ -6,13 +6,12 @@
     reason = "a test: also its helpers may panic, and tell what they measured"
 )]
 
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use pegasus_client::{FormerMember, Table};
-use pegasus_integration_tests::{TestCluster, Writers, block_on, env_or};
+use pegasus_integration_tests::{Held, TestCluster, Writers, block_on, env_or, held, is_even};
 use pegasus_onebox::{Durability, Options};
-use pegasus_types::{Node, PartitionConfig};
+use pegasus_types::Node;
 
 const WRITERS: usize = 8;
 const VALUE_BYTES: usize = 400;
@@ -139,26 +138,6 @@ async fn until<T>(what: &str, mut f: impl AsyncFnMut() -> Option<T>) -> T {
         assert!(begun.elapsed() < EVEN_WITHIN, "in vain: {what}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-}
-
-/// (primaries, copies) by node.
-type Held = BTreeMap<String, (usize, usize)>;
-
-fn held(partitions: &[PartitionConfig]) -> Held {
-    let mut held = Held::new();
-    for partition in partitions {
-        for node in partition.members() {
-            let counts = held.entry(node.to_string()).or_default();
-            counts.0 += usize::from(partition.is_primary(node));
-            counts.1 += 1;
-        }
-    }
-    held
-}
-
-fn is_even(held: &Held) -> bool {
-    let differ = |counts: Vec<usize>| counts.iter().max().unwrap_or(&0) - counts.iter().min().unwrap_or(&0);
-    differ(held.values().map(|h| h.0).collect()) <= 1 && differ(held.values().map(|h| h.1).collect()) <= 1
 }
 
 /// Waits until the replicas lie so, with three copies of each partition at every look, while writes go on.

@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddrV4, TcpStream};
 use std::time::Duration;
 
-use pegasus_integration_tests::{TestCluster, Usage, block_on};
+use pegasus_integration_tests::{TestCluster, Usage, block_on, http_get};
 use pegasus_onebox::Options;
 
 /// Connections that say nothing, per process.
@@ -98,13 +98,4 @@ fn throw(address: SocketAddrV4, what: &[u8]) {
     let _ = stream.set_write_timeout(Some(Duration::from_millis(500)));
     let _ = stream.write_all(what);
     let _ = stream.read(&mut [0; 1024]);
-}
-
-fn http_get(address: SocketAddrV4, path: &str) -> String {
-    let mut stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-    write!(stream, "GET {path} HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n").unwrap();
-    let mut answer = String::new();
-    let _ = stream.read_to_string(&mut answer);
-    answer
 }
