@@ -48,7 +48,7 @@ const KNOWN: &[(&str, Kind, bool)] = &[
     ("replica.read_throttling", Kind::Throttle, false),
     ("replica.read_throttling_by_size", Kind::SizeThrottle, false),
     ("replica.backup_request_throttling", Kind::Throttle, false),
-    ("replica.slow_query_threshold", Kind::Number(20, I64), false),
+    ("replica.slow_query_threshold", Kind::Number(20, I64), true),
     ("replica.rocksdb_iteration_threshold_time_ms", Kind::Number(0, I64), false),
     ("replica.rocksdb_block_cache_enabled", Kind::Bool, false),
     ("rocksdb.usage_scenario", Kind::OneOf(&["normal", "prefer_write", "bulk_load"]), false),

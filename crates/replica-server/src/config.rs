@@ -1,6 +1,7 @@
 //! What the replica-server reads of the configuration.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use pegasus_config::black_list;
 use pegasus_config::common::{Cluster, Core, Durability, Lease, Liveness, MetaList, Network, ReplicaApp};
@@ -8,6 +9,8 @@ use pegasus_config::{ByteSize, Loaded, Ms, Seconds, Section, SectionInfo, Tagged
 use pegasus_mutation_log::LogOptions;
 use pegasus_storage::ops::ReadLimits;
 use pegasus_storage::{EngineKind, EngineOptions};
+
+use crate::slow::Threshold;
 
 pegasus_config::choice! {
     /// What holds the rows of a partition.
@@ -96,6 +99,9 @@ pegasus_config::section! {
         rocksdb_multi_get_max_iteration_size: ByteSize = ByteSize(30 << 20);
         /// Time after which a ranged read stops, in ms.
         rocksdb_iteration_threshold_time_ms: Ms = Ms::new(30_000), in Ms::new(1)..=Ms::new(3_600_000);
+        /// A read or write that takes longer than this, in ns, is logged with the time of each stage; a table's
+        /// replica.slow_query_threshold, in ms, wins.
+        rocksdb_slow_query_threshold_ns: u64 = 100_000_000, in 1..=3_600_000_000_000_u64;
     }
 }
 
@@ -252,6 +258,10 @@ impl Config {
             scan_iterations: server.rocksdb_max_iteration_count,
             time: server.rocksdb_iteration_threshold_time_ms.0,
         }
+    }
+
+    pub fn slow_threshold(&self) -> Threshold {
+        Threshold::new(Duration::from_nanos(self.server.rocksdb_slow_query_threshold_ns))
     }
 
     /// Tag and root of each data directory that is not ruled out.

@@ -17,7 +17,7 @@ use pegasus_types::{Ballot, Decree, ErrorCode, Gpid, Millis, Mutation, Node, Par
 
 use crate::node::{NodeState, Shell};
 use crate::replica_files::SaveError;
-use crate::{learn_io, meta_link, replica_files};
+use crate::{clock, learn_io, meta_link, replica_files};
 
 /// A heartbeat that is not answered by then is of no use: its lease would have run out.
 const HEARTBEAT_WITHIN: Duration = Duration::from_millis(1000);
@@ -68,8 +68,11 @@ fn log(
     mut cuts: bool,
     mutations: Vec<Mutation>,
 ) {
-    let Some(replica) = state.replicas.get(&gpid) else { return };
+    let Some(replica) = state.replicas.get_mut(&gpid) else { return };
     let copy_id = replica.copy_id;
+    if replica.inflight.len() > 0 {
+        mutations.iter().for_each(|mutation| replica.stages.proposed(mutation.decree, replica.taken_us));
+    }
     let disk = &mut state.disks[replica.disk];
     for mutation in mutations {
         disk.push(Record { copy_id, ballot, committed, mutation, cuts: std::mem::take(&mut cuts) });
@@ -84,7 +87,11 @@ fn send(state: &mut NodeState, shell: &Rc<Shell>, to: Node, envelope: Envelope) 
 
 fn apply(state: &mut NodeState, gpid: Gpid, mutations: &[Mutation]) {
     let Some(replica) = state.replicas.get_mut(&gpid) else { return };
+    let is_timed = !replica.stages.is_empty();
     for mutation in mutations {
+        if is_timed {
+            replica.stages.committed(mutation.decree, clock::mono_us());
+        }
         // The engine only asks for growing decrees. A gap would be a lost write that nobody ever notices.
         let applied = replica.engine.applied_decree();
         if mutation.decree != applied.next() {
@@ -98,6 +105,9 @@ fn apply(state: &mut NodeState, gpid: Gpid, mutations: &[Mutation]) {
             tracing::error!(%gpid, decree = %mutation.decree, %error, "cannot apply");
             return state.engine_failed(gpid, &error);
         }
+        if is_timed {
+            replica.stages.applied(mutation.decree, clock::mono_us());
+        }
     }
     if let Some(last) = mutations.last() {
         state.events.push_back(Event::Applied { gpid, upto: last.decree });
@@ -110,8 +120,9 @@ fn reply(state: &mut NodeState, now: Millis, gpid: Gpid, token: u64, result: Res
     match result {
         Ok(decree) => {
             replica.counts.writes += waiting.len() as u64;
+            let times = replica.stages.take(decree);
             for waiting in waiting {
-                state.answer(now, gpid, waiting, decree.0);
+                state.answer(now, gpid, waiting, decree.0, times);
             }
         }
         Err(code) => {

@@ -39,6 +39,7 @@ mod reads;
 mod replica_files;
 mod server;
 mod service;
+mod slow;
 mod waitlist;
 mod watch;
 

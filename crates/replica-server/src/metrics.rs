@@ -115,6 +115,8 @@ pub struct OpMetrics {
     pub failed: u64,
     /// Key and value bytes of requests (writes) or frames of responses (reads).
     pub bytes: u64,
+    /// Answered ones that took longer than the table's threshold.
+    pub slow: u64,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -194,6 +196,12 @@ impl Metrics {
             m.failed
         });
         per_op(out, "pegasus_replica_request_bytes_total", "Bytes of client requests.", |m| m.bytes);
+        per_op(
+            out,
+            "pegasus_replica_slow_requests_total",
+            "Requests answered later than the slow-request threshold; each is in the log.",
+            |m| m.slow,
+        );
         for (name, help, value) in [
             ("turns", "Turns of the serving loop.", self.turns),
             ("mutations", "Mutations proposed as primary.", self.mutations),

@@ -30,6 +30,7 @@ use crate::meta_link::MetaLink;
 use crate::metrics::Metrics;
 use crate::partition::Replica;
 use crate::reads::Parked;
+use crate::slow::Threshold;
 use crate::waitlist::Waitlist;
 
 /// Settings that the loop looks at.
@@ -95,6 +96,7 @@ pub struct NodeState {
     pub copying: HashMap<Gpid, crate::learn_io::Copying>,
     /// Rows of copies that are not whole yet.
     pub partials: HashMap<Gpid, crate::learn_io::Partial>,
+    pub slow: Threshold,
     pub learn_rate: Rate,
     pub teach_rate: Rate,
     /// Replicas whose meta file is being changed to another life.
@@ -132,6 +134,7 @@ impl NodeState {
             outboxes: HashMap::new(),
             copying: HashMap::new(),
             partials: HashMap::new(),
+            slow: Threshold::default(),
             learn_rate: Rate::new(0, Instant::now()),
             teach_rate: Rate::new(0, Instant::now()),
             switching: BTreeSet::new(),

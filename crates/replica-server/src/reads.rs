@@ -24,6 +24,7 @@ use crate::metrics::Op;
 use crate::node::{NodeState, Shell};
 use crate::partition::inflight::Waiting;
 use crate::partition::queue::DEFAULT_TIMEOUT_MS;
+use crate::slow::Slow;
 
 /// Requests that may wait for a grant; a lease hole lasts for a second at most.
 pub const MAX_PARKED: usize = 20_000;
@@ -47,6 +48,8 @@ pub struct Read {
     pub request: ReadRequest,
     pub reply: ReplyTo,
     pub arrived_us: u64,
+    /// When the engine was asked: for what is read at once the same, so that fast reads look at no clock for it.
+    pub began_us: u64,
     /// Until then it may wait for the lease.
     pub deadline: Millis,
     /// As what primary this node began to read: what was read under one reign may be old in the next.
@@ -231,8 +234,12 @@ impl NodeState {
             replica.counts.read_bytes += bytes;
         }
         let metrics = self.metrics.table(gpid.app_id).op(op);
-        metrics.answered.record(clock::mono_us().saturating_sub(read.arrived_us));
+        let took = clock::mono_us().saturating_sub(read.arrived_us);
+        metrics.answered.record(took);
         metrics.bytes += bytes;
+        self.look_at_time(gpid, op, &read.reply, read.arrived_us, took, |slow| {
+            Slow { bytes, ..slow }.read(read.began_us);
+        });
         read.reply.read(response);
     }
 
@@ -257,6 +264,7 @@ impl NodeState {
             let Some(permit) = thread_for(&shell, &read).await else {
                 return shell.with(|state| state.refuse_busy(read));
             };
+            read.began_us = clock::mono_us();
             let page = tokio::task::spawn_blocking(move || job.read(&at))
                 .await
                 .unwrap_or_else(|panic| Err(EngineError::Panicked(panic.to_string())));
@@ -274,13 +282,14 @@ impl NodeState {
         self.finish_read(read, response);
     }
 
-    fn read_off_loop(&mut self, shell: &Rc<Shell>, read: Read) {
+    fn read_off_loop(&mut self, shell: &Rc<Shell>, mut read: Read) {
         let Some(replica) = self.replicas.get(&read.gpid) else { return };
         let (shell, engine) = (shell.clone(), replica.engine.clone());
         tokio::task::spawn_local(async move {
             let Some(permit) = thread_for(&shell, &read).await else {
                 return shell.with(|state| state.refuse_busy(read));
             };
+            read.began_us = clock::mono_us();
             let (request, limits) = (read.request.clone(), shell.settings.read_limits);
             let result = tokio::task::spawn_blocking(move || {
                 let at = ReadAt { epoch_now: epoch_seconds(clock::wall_us()), limits };
@@ -324,6 +333,10 @@ impl NodeState {
                     waiting.set_decree(-1);
                     let took = clock::mono_us().saturating_sub(waiting.arrived_us);
                     self.metrics.table(parked.gpid.app_id).op(waiting.op).answered.record(took);
+                    let (arrived, op) = (waiting.arrived_us, waiting.op);
+                    self.look_at_time(parked.gpid, op, &waiting.reply, arrived, took, |slow| {
+                        slow.write(None)
+                    });
                     waiting.reply.write(waiting.response);
                 }
             }
@@ -334,6 +347,7 @@ impl NodeState {
         for parked in self.parked.take_overdue(now) {
             parked.refuse(self, ErrorCode::InvalidState);
         }
+        let now_us = clock::mono_us();
         for gpid in self.parked.partitions() {
             match self.core.serving(now, gpid) {
                 Serving::Wait => {}
@@ -345,7 +359,9 @@ impl NodeState {
                 Serving::Yes => {
                     for parked in self.parked.take(gpid) {
                         match parked {
-                            Parked { what: What::Read(read), .. } => self.read(shell, now, read),
+                            Parked { what: What::Read(read), .. } => {
+                                self.read(shell, now, Read { began_us: now_us, ..read });
+                            }
                             answer => self.send_or_park(answer),
                         }
                     }

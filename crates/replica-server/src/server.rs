@@ -90,6 +90,7 @@ pub async fn start(config: Config, asked: Shutdown) -> anyhow::Result<Handle> {
     });
 
     shell.with(|state| {
+        state.slow = config.slow_threshold();
         state.learn_rate.set(config.nfs.max_copy_rate_megabytes_per_disk);
         state.teach_rate.set(config.nfs.max_send_rate_megabytes_per_disk);
         // Before anything is freed.
@@ -337,10 +338,14 @@ impl NodeState {
     /// Tells the core what is durable, and keeps where it lies.
     fn logged(&mut self, shell: &Shell, disk: usize, finished: &mut Finished) {
         let mut told: Option<Event> = None;
+        let now_us = clock::mono_us();
         for Logged { gpid, copy_id, ballot, decree, location } in finished.logged.drain(..) {
             // Records of an earlier life vouch for nothing of this one.
             match self.replicas.get_mut(&gpid).filter(|replica| replica.copy_id == copy_id) {
-                Some(replica) => replica.locations.set(decree, location),
+                Some(replica) => {
+                    replica.locations.set(decree, location);
+                    replica.stages.logged(decree, now_us);
+                }
                 None => continue,
             }
             match &mut told {

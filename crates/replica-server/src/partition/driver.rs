@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use pegasus_pacifica::{Admission, Event};
+use pegasus_rpc::wire::server::ReplyTo;
 use pegasus_storage::ops::{self, DecideAt, Resolved};
 use pegasus_storage::{EngineError, Pressure};
 use pegasus_types::data::{WriteRequest, WriteResponse};
@@ -16,11 +17,13 @@ use pegasus_types::{ErrorCode, Gpid, Millis};
 
 use super::inflight::Waiting;
 use super::overlay::Overlay;
+use super::stages::Times;
 use crate::clock;
 use crate::effects;
 use crate::metrics::Op;
 use crate::node::{NodeState, Shell};
 use crate::reads::Parked;
+use crate::slow::Slow;
 
 /// A mutation takes more writes until its body has this size: larger ones only make each of them wait longer.
 pub const MUTATION_BYTES: usize = 64 << 10;
@@ -152,6 +155,7 @@ impl NodeState {
     fn make_mutation(&mut self, now: Millis, gpid: Gpid) -> Option<Event> {
         let now_us = clock::wall_us();
         let replica = self.replicas.get_mut(&gpid)?;
+        replica.taken_us = clock::mono_us();
         // After a start or a copy the core knows only the times of what it has seen since.
         let not_before = clock::after_committed(now_us, replica.engine.newest_timestamp_us());
         let timestamp_us = self.core.next_timestamp(gpid, not_before);
@@ -212,7 +216,7 @@ impl NodeState {
             self.read_failed(gpid, &error);
         }
         for answer in now_ready {
-            self.answer(now, gpid, answer, -1);
+            self.answer(now, gpid, answer, -1, None);
         }
         if waiting.is_empty() {
             return None;
@@ -224,13 +228,14 @@ impl NodeState {
         Some(Event::Write { gpid, token: self.last_token, timestamp_us, body })
     }
 
-    /// Answers a write whose outcome is known. `decree` = of its mutation, -1 when it has none.
+    /// Answers a write whose outcome is known. `decree` and `times` of its mutation, -1 and None when it has none.
     pub fn answer(
         &mut self,
         now: Millis,
         gpid: Gpid,
-        mut waiting: Waiting<pegasus_rpc::wire::server::ReplyTo>,
+        mut waiting: Waiting<ReplyTo>,
         decree: i64,
+        times: Option<Times>,
     ) {
         if waiting.is_read {
             return self.send_or_park(Parked::answer(now, gpid, waiting));
@@ -238,7 +243,32 @@ impl NodeState {
         waiting.set_decree(decree);
         let took = clock::mono_us().saturating_sub(waiting.arrived_us);
         self.metrics.table(gpid.app_id).op(waiting.op).answered.record(took);
+        self.look_at_time(gpid, waiting.op, &waiting.reply, waiting.arrived_us, took, |slow| {
+            slow.write(times)
+        });
         waiting.reply.write(waiting.response);
+    }
+
+    /// Tells of an answered request when it took long.
+    pub fn look_at_time(
+        &mut self,
+        gpid: Gpid,
+        op: Op,
+        reply: &ReplyTo,
+        arrived_us: u64,
+        took_us: u64,
+        tell: impl FnOnce(Slow<'_>),
+    ) {
+        if !self.slow.may_be_slow(took_us) {
+            return;
+        }
+        let Some(replica) = self.replicas.get(&gpid) else { return };
+        let app = &replica.meta.app;
+        if self.slow.is_slow(took_us, app) {
+            self.metrics.table(gpid.app_id).op(op).slow += 1;
+            let (client, hash, bytes) = (reply.client(), reply.partition_hash(), reply.frame_bytes() as u64);
+            tell(Slow { app, gpid, op, client, hash, bytes, arrived_us, took_us });
+        }
     }
 
     fn answer_overdue(&mut self, gpid: Gpid, now: Millis) {

@@ -11,6 +11,7 @@ pub mod inflight;
 pub mod locations;
 pub mod overlay;
 pub mod queue;
+pub mod stages;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -23,6 +24,7 @@ use pegasus_types::{Decree, Gpid};
 use inflight::Inflight;
 use locations::Locations;
 use queue::WriteQueue;
+use stages::Stages;
 
 #[derive(Debug)]
 pub struct Replica {
@@ -39,6 +41,9 @@ pub struct Replica {
     pub queue: WriteQueue<ReplyTo>,
     pub inflight: Inflight<ReplyTo>,
     pub locations: Locations,
+    pub stages: Stages,
+    /// When the mutation that is being proposed was begun, monotonic microseconds.
+    pub taken_us: u64,
     pub scans: ScanContexts,
     /// Waits in the node's list of partitions with queued writes.
     pub listed: bool,
@@ -79,6 +84,8 @@ impl Replica {
             queue: WriteQueue::default(),
             inflight: Inflight::default(),
             locations: Locations::default(),
+            stages: Stages::default(),
+            taken_us: 0,
             scans: ScanContexts::new(),
             listed: false,
             needed_from: Decree::ZERO,

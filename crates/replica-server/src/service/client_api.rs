@@ -51,7 +51,8 @@ impl ClientService for ClientApi {
 fn read(shell: &Rc<Shell>, gpid: Gpid, head: RequestHead, request: ReadRequest, reply: ReplyTo) {
     let now = clock::boot_ms();
     let deadline = reads::deadline(now, &head);
-    let read = Read { gpid, head, request, reply, arrived_us: clock::mono_us(), deadline, reign: None };
+    let arrived_us = clock::mono_us();
+    let read = Read { gpid, head, request, reply, arrived_us, began_us: arrived_us, deadline, reign: None };
     let has_events = shell.with(|state| {
         state.read(shell, now, read);
         !state.events.is_empty()

@@ -141,7 +141,7 @@ impl WireServer {
     pub async fn serve(self: Rc<Self>, stream: TcpStream) -> Closed {
         let id = self.last_id.get() + 1;
         self.last_id.set(id);
-        let outbox = Rc::new(Outbox::new(self.clone()));
+        let outbox = Rc::new(Outbox::new(self.clone(), stream.peer_addr().ok()));
         self.connections.borrow_mut().insert(id, Rc::downgrade(&outbox));
         let closed = connection::Connection::new(self.clone(), outbox, stream).run().await;
         self.connections.borrow_mut().remove(&id);

@@ -1,6 +1,7 @@
 //! Where a service puts its answer.
 
 use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::task::Waker;
 
@@ -24,6 +25,8 @@ const LARGE_OUT: usize = 64 << 10;
 /// Answers of one connection that have not been written to the socket yet.
 pub(super) struct Outbox {
     server: Rc<WireServer>,
+    /// Of the client; None when it was gone before it could be asked for.
+    from: Option<SocketAddr>,
     pub out: RefCell<Out>,
     /// Since when the client has taken nothing of it; None when it is not known to be waited for.
     pub stuck_since: Cell<Option<Instant>>,
@@ -46,9 +49,10 @@ pub(super) struct Outbox {
 }
 
 impl Outbox {
-    pub fn new(server: Rc<WireServer>) -> Self {
+    pub fn new(server: Rc<WireServer>, from: Option<SocketAddr>) -> Self {
         Self {
             server,
+            from,
             out: RefCell::default(),
             stuck_since: Cell::new(None),
             room: Notify::new(),
@@ -110,6 +114,7 @@ impl Outbox {
             seqid: head.seqid,
             app_id: head.app_id,
             partition_index: head.partition_index,
+            partition_hash: head.partition_hash,
             frame_bytes,
             silent: oneway || rpc == Rpc::ClearScanner,
         }
@@ -133,6 +138,7 @@ pub struct ReplyTo {
     seqid: i32,
     app_id: i32,
     partition_index: i32,
+    partition_hash: u64,
     frame_bytes: usize,
     silent: bool,
 }
@@ -146,6 +152,21 @@ impl std::fmt::Debug for ReplyTo {
 impl ReplyTo {
     pub fn rpc(&self) -> Rpc {
         self.rpc
+    }
+
+    /// Address of the client.
+    pub fn client(&self) -> Option<SocketAddr> {
+        self.outbox.from
+    }
+
+    /// As in [`RequestHead::partition_hash`].
+    pub fn partition_hash(&self) -> u64 {
+        self.partition_hash
+    }
+
+    /// Size of the request.
+    pub fn frame_bytes(&self) -> usize {
+        self.frame_bytes
     }
 
     /// False when nobody waits for the answer any more: the work for it may be dropped if it has no effect.
@@ -239,7 +260,8 @@ impl ReplyTo {
         impl ClientService for Nobody {
             fn call(&self, _: RequestHead, _: usize, _: Request, _: ReplyTo) {}
         }
-        let outbox = Rc::new(Outbox::new(WireServer::new("127.0.0.1:1", Limits::default(), Rc::new(Nobody))));
+        let server = WireServer::new("127.0.0.1:1", Limits::default(), Rc::new(Nobody));
+        let outbox = Rc::new(Outbox::new(server, None));
         let reply = outbox.begin(head, request.rpc(), 0, false);
         (reply, Captured { outbox, rpc: request.rpc() })
     }

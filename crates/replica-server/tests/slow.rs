@@ -1,0 +1,76 @@
+//! What is told of slow requests. A process of its own: it reads what the servers log.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod support;
+
+use std::io::Write;
+use std::sync::{Arc, Mutex};
+
+use support::*;
+
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Log {
+    fn lines(&self) -> Vec<String> {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap().lines().map(str::to_owned).collect()
+    }
+}
+
+/// The number of a field.
+fn field(line: &str, name: &str) -> f64 {
+    let (_, after) = line.split_once(&format!(" {name}=")).unwrap_or_else(|| panic!("{name} in {line}"));
+    after.split_whitespace().next().unwrap().parse().unwrap_or_else(|e| panic!("{name} in {line}: {e}"))
+}
+
+#[test]
+fn every_stage_of_a_slow_request_is_told_and_no_key() {
+    let log = Log::default();
+    let to = log.clone();
+    let told =
+        tracing_subscriber::fmt().with_env_filter("pegasus_replica_server::slow=warn").with_ansi(false);
+    told.with_writer(move || to.clone()).try_init().unwrap();
+    run(async || {
+        // Whatever takes a nanosecond is slow.
+        let all = "[pegasus.server]\nrocksdb_slow_query_threshold_ns = 1\n";
+        let cluster = cluster(all).await;
+        let client = Client::new(&cluster.meta, PARTITIONS);
+        client.put("secret_hash_key", "secret_sort_key", "secret_value").await;
+        client.get("secret_hash_key", "secret_sort_key").await.unwrap();
+
+        let lines = log.lines();
+        let write = lines.iter().find(|line| line.contains("slow write")).unwrap();
+        let read = lines.iter().find(|line| line.contains("slow read")).unwrap();
+        for name in ["queue_ms", "apply_ms"] {
+            assert!((0.0..=field(write, "total_ms")).contains(&field(write, name)), "{write}");
+        }
+        for name in ["log_ms", "prepare_ms"] {
+            // A sync and a way to two others and back take more than a microsecond.
+            assert!(field(write, name) > 0.0, "{write}");
+        }
+        let stages = field(read, "queue_ms") + field(read, "engine_ms");
+        assert!((stages - field(read, "total_ms")).abs() < 0.01, "{read}");
+        for line in [write, read] {
+            assert!(
+                line.contains("client=127.0.0.1:") && line.contains("table=\"") && line.contains("gpid=2.")
+            );
+            assert!(field(line, "bytes") > 0.0 && !line.contains("secret"), "{line}");
+        }
+        let primary = cluster.meta.config(client.index_of("secret_hash_key")).primary.unwrap();
+        let primary = cluster.nodes.iter().find(|node| node.node == primary).unwrap();
+        let metrics = http_get(primary, "/metrics").await;
+        let line = metrics.lines().find(|l| l.starts_with("pegasus_replica_slow_requests_total{")).unwrap();
+        assert!(!line.ends_with(" 0"), "{line}");
+    });
+}
