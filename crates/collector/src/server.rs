@@ -14,6 +14,7 @@ use pegasus_rpc::port;
 use pegasus_rpc::wire::frame::RequestHead;
 use pegasus_rpc::wire::request::Request;
 use pegasus_rpc::wire::server::{self as wire, ClientService, ReplyTo, WireServer};
+use pegasus_telemetry::commands::{self, Commands};
 use pegasus_telemetry::http::{self, Base};
 use pegasus_telemetry::prometheus::Registry;
 use pegasus_telemetry::{Health, Shutdown, registry};
@@ -93,8 +94,9 @@ pub async fn start(config: Config, shutdown: Shutdown) -> anyhow::Result<Handle>
     };
     shutdown.spawn_local_until(probe::run(target, Rc::new(Board::new(options, metrics)), shutdown.clone()));
 
+    let client = ClientPort(Commands::new("collector", node.as_str(), std::time::Instant::now()));
     let handlers = Handlers {
-        client: Some(WireServer::new(node.as_str(), wire::Limits::default(), Rc::new(NoClients))),
+        client: Some(WireServer::new(node.as_str(), wire::Limits::default(), Rc::new(client))),
         http: listener::handler(move |stream, _from| http::serve_connection(stream, router.clone())),
         peer: None,
     };
@@ -109,12 +111,21 @@ async fn show_metrics(registry: Registry, told: watch::Receiver<String>) -> Resp
     http::metrics_text(&registry, &told)
 }
 
-/// Client frames are understood, and answered that nothing of the kind lives here.
-struct NoClients;
+/// Takes remote commands. Other client frames are understood, and answered that nothing of the kind lives here.
+struct ClientPort(Commands);
 
-impl ClientService for NoClients {
-    fn call(&self, _head: RequestHead, _frame_bytes: usize, _request: Request, reply: ReplyTo) {
-        reply.error(ErrorCode::HandlerNotFound);
+impl ClientService for ClientPort {
+    fn call(&self, _head: RequestHead, _frame_bytes: usize, request: Request, reply: ReplyTo) {
+        match request {
+            Request::RemoteCommand(command) => {
+                let answer = self.0.answer(&command.cmd, &command.arguments);
+                reply.text(
+                    answer
+                        .unwrap_or_else(|| format!("unknown command '{}'\n{}", command.cmd, commands::HELP)),
+                );
+            }
+            _ => reply.error(ErrorCode::HandlerNotFound),
+        }
     }
 }
 

@@ -55,6 +55,7 @@ use pegasus_rpc::listener::{self, Handlers, handler};
 use pegasus_rpc::peer::{Identity, PeerPool, PoolOptions, serve_meta_peer};
 use pegasus_rpc::port;
 use pegasus_rpc::wire::server::{Limits, WireServer};
+use pegasus_telemetry::commands::Commands;
 use pegasus_telemetry::{Shutdown, registry};
 use pegasus_types::Node;
 use pegasus_zk_coordination::{MetaStore, SledStore, ZooKeeperStore};
@@ -119,6 +120,23 @@ pub async fn start(config: Config, shutdown: Shutdown) -> anyhow::Result<Handle>
     start_on(config, stores, shutdown).await
 }
 
+/// In `metas`, a host name that means `me` becomes `me`: lists have names, a process has found out its address.
+async fn know_self(metas: &mut Vec<Node>, me: &Node) {
+    let Some((ip, port)) = me.ipv4() else { return };
+    if metas.contains(me) {
+        return;
+    }
+    let mine = std::net::SocketAddr::from((ip, port));
+    for node in metas.iter_mut().filter(|node| node.port() == port) {
+        let found = tokio::net::lookup_host(node.as_str()).await.map(|mut all| all.any(|one| one == mine));
+        match found {
+            Ok(true) => *node = me.clone(),
+            Ok(false) => {}
+            Err(error) => tracing::warn!(%node, %error, "a name in [meta_server] server_list has no address"),
+        }
+    }
+}
+
 /// Starts a meta-server over given stores. Returns when it is listening; over an embedded store when it leads.
 pub async fn start_on(config: Config, stores: Stores, shutdown: Shutdown) -> anyhow::Result<Handle> {
     let address = config.network.listen_address(config.app.ports).map_err(anyhow::Error::msg)?;
@@ -128,6 +146,7 @@ pub async fn start_on(config: Config, stores: Stores, shutdown: Shutdown) -> any
     let address = listener.local_addr()?;
     let me = config.network.node(address.port()).map_err(anyhow::Error::msg)?;
     let mut metas = config.metas.server_list.clone();
+    know_self(&mut metas, &me).await;
     if !metas.contains(&me) {
         if !metas.is_empty() {
             tracing::warn!(%me, ?metas, "[meta_server] server_list does not name this meta-server");
@@ -147,7 +166,8 @@ pub async fn start_on(config: Config, stores: Stores, shutdown: Shutdown) -> any
         let base = pegasus_telemetry::http::Base::new("meta", registry, role.health.clone(), &effective);
         pegasus_telemetry::http::router(http::describe(base)).merge(http::router(role.standing()))
     };
-    let wire = WireServer::new(me.as_str(), Limits::default(), Rc::new(ClientPort(role.clone())));
+    let commands = Commands::new("meta", me.as_str(), std::time::Instant::now());
+    let wire = WireServer::new(me.as_str(), Limits::default(), Rc::new(ClientPort(role.clone(), commands)));
     let (peer_role, token) = (role.clone(), tasks.token());
     let handlers = Handlers {
         client: Some(wire),

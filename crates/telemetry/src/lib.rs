@@ -2,6 +2,7 @@
 //!
 //! | module | what |
 //! |---|---|
+//! | [`commands`] | remote commands that every role understands |
 //! | [`logging`] | tracing to size-bounded log files and stderr; level changeable while running |
 //! | [`registry`] | prometheus registry with the cluster's labels, process metrics, text encoding |
 //! | [`http`] | `/ /version /recentStartTime /config /configs /metrics /livez /readyz`, and one connection of it |
@@ -16,6 +17,7 @@
 //!        Shutdown::trigger() ──> every task sees it, wait_for_tasks() bounds the end
 //! ```
 
+pub mod commands;
 pub mod health;
 pub mod http;
 pub mod logging;

@@ -9,8 +9,10 @@ pub const GIT_COMMIT: &str = match option_env!("PEGASUS_GIT_COMMIT") {
     None => "unknown",
 };
 
+/// Of the compiler's profile.
+pub const BUILD_TYPE: &str = if cfg!(debug_assertions) { "debug" } else { "release" };
+
 /// One line for `--version` and the log.
 pub fn line() -> String {
-    let build = if cfg!(debug_assertions) { "debug" } else { "release" };
-    format!("Pegasus Server {VERSION} ({GIT_COMMIT}) {build}")
+    format!("Pegasus Server {VERSION} ({GIT_COMMIT}) {BUILD_TYPE}")
 }

@@ -12,7 +12,7 @@ use pegasus_rpc::wire::meta::*;
 use pegasus_rpc::wire::{
     AdminRequest, AdminResponse, ClientService, ErrorName, ReplyTo, Request, RequestHead,
 };
-use pegasus_telemetry::version;
+use pegasus_telemetry::commands::Commands;
 use pegasus_types::{AppId, AppInfo, AppStatus, ErrorCode};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -30,7 +30,7 @@ const CREATION_WAIT: Duration = Duration::from_secs(8);
 
 /// Answers clients: as the leader, from what is known while the store is away, or with the leader's address.
 #[derive(Clone, Debug)]
-pub struct ClientPort(pub Rc<Role>);
+pub struct ClientPort(pub Rc<Role>, pub Commands);
 
 impl ClientService for ClientPort {
     fn call(&self, _head: RequestHead, _frame_bytes: usize, request: Request, reply: ReplyTo) {
@@ -64,11 +64,21 @@ impl ClientPort {
     fn remote_command(&self, command: &RemoteCommand) -> String {
         match self.0.leader() {
             Some(leader) => commands::execute(&leader, &command.cmd, &command.arguments)
-                .unwrap_or_else(|| remote_command(command)),
+                .unwrap_or_else(|| self.common_command(command)),
             None if command.cmd.starts_with("meta.") => {
                 "ERR: this meta-server does not lead; cluster_info names the leader".to_owned()
             }
-            None => remote_command(command),
+            None => self.common_command(command),
+        }
+    }
+
+    /// Commands of every meta-server; an unknown one is answered with the list.
+    fn common_command(&self, command: &RemoteCommand) -> String {
+        let help = || format!("help - this list\n{}\n{}", pegasus_telemetry::commands::HELP, commands::HELP);
+        match command.cmd.as_str() {
+            "help" => help(),
+            other => (self.1.answer(other, &command.arguments))
+                .unwrap_or_else(|| format!("unknown command '{other}'\n{}", help())),
         }
     }
 
@@ -329,19 +339,3 @@ fn list_nodes(published: &Published, resolver: &Resolver, request: &ListNodesReq
 fn is_creating(shown: &Published, app_id: AppId) -> bool {
     shown.view.table(app_id).is_none_or(|table| table.info.status == AppStatus::Creating)
 }
-
-/// Commands of every meta-server; an unknown one is answered with the list.
-fn remote_command(command: &RemoteCommand) -> String {
-    match command.cmd.as_str() {
-        "server-info" => serde_json::json!({
-            "version": version::VERSION,
-            "build_type": if cfg!(debug_assertions) { "debug" } else { "release" },
-            "git_SHA": version::GIT_COMMIT,
-        })
-        .to_string(),
-        "help" => format!("{HELP}\n{}", commands::HELP),
-        other => format!("unknown command '{other}'\n{HELP}\n{}", commands::HELP),
-    }
-}
-
-const HELP: &str = "help - this list\nserver-info - version of this server";

@@ -3,6 +3,8 @@
 use std::fmt::Write as _;
 use std::rc::Rc;
 
+use pegasus_telemetry::commands::{self, Commands};
+
 use crate::learn_io::rate::Rate;
 use crate::node::{NodeState, Shell};
 
@@ -17,12 +19,6 @@ const SEND_RATE: &str = "nfs.max_send_rate_megabytes_per_disk";
 
 const COMMANDS: &[Command] = &[
     Command { name: "help", help: "help [command] - this list, or one line of it", run: help },
-    Command { name: "server-info", help: "server-info - version, address, start", run: server_info },
-    Command {
-        name: "server.stop",
-        help: "server.stop - hand over and end, as with SIGTERM",
-        run: server_stop,
-    },
     Command { name: "replica.list", help: "replica.list - every replica of this node", run: replica_list },
     Command { name: "replica.learning", help: "replica.learning - copies under way", run: learning },
     Command {
@@ -41,7 +37,10 @@ const COMMANDS: &[Command] = &[
 pub fn run(shell: &Rc<Shell>, name: &str, arguments: &[String]) -> String {
     match COMMANDS.iter().find(|command| command.name == name) {
         Some(command) => (command.run)(shell, arguments),
-        None => unknown(name),
+        None => {
+            let common = Commands::new("replica", shell.me.as_str(), shell.started.into());
+            common.answer(name, arguments).unwrap_or_else(|| unknown(name))
+        }
     }
 }
 
@@ -51,30 +50,9 @@ fn unknown(name: &str) -> String {
 
 fn help(_: &Rc<Shell>, arguments: &[String]) -> String {
     let wanted = arguments.first();
-    let lines = COMMANDS.iter().filter(|command| wanted.is_none_or(|w| w == command.name));
-    lines.map(|command| command.help).collect::<Vec<_>>().join("\n")
-}
-
-fn server_info(shell: &Rc<Shell>, _: &[String]) -> String {
-    format!(
-        "{}, replica-server {}, up {} s",
-        pegasus_telemetry::version::line(),
-        shell.me,
-        shell.started.elapsed().as_secs()
-    )
-}
-
-/// As an operator on this host would do it: whatever SIGTERM does, this does.
-fn server_stop(shell: &Rc<Shell>, arguments: &[String]) -> String {
-    use rustix::process::{Signal, getpid, kill_process};
-    if !arguments.is_empty() {
-        return "invalid arguments".to_owned();
-    }
-    tracing::warn!(node = %shell.me, "asked by a remote command to end");
-    match kill_process(getpid(), Signal::TERM) {
-        Ok(()) => "OK".to_owned(),
-        Err(error) => error.to_string(),
-    }
+    let all = COMMANDS.iter().map(|command| command.help).chain(commands::HELP.lines());
+    let is_wanted = |line: &&str| wanted.is_none_or(|wanted| line.split(' ').next() == Some(wanted));
+    all.filter(is_wanted).collect::<Vec<_>>().join("\n")
 }
 
 fn replica_list(shell: &Rc<Shell>, _: &[String]) -> String {
