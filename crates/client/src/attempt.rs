@@ -4,14 +4,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pegasus_rpc::wire::{Connection, Request, RequestHead, Response};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::deadline::Attempts;
 use crate::error::{Error, Result};
 use crate::meta::final_error;
 use crate::resolver::Layout;
 use crate::retry::{Failure, Verdict, judge};
+use crate::silence::before_look;
 use crate::table::{Route, Table};
+
+/// For a look at the layout beside an attempt.
+const LOOK_TIMEOUT: Duration = Duration::from_millis(500);
 
 impl Table {
     /// Asks the partition's primary until it answers, the failure is final, or the time is over. Tells the
@@ -28,7 +32,7 @@ impl Table {
         loop {
             let Some(left) = attempts.left() else { return Err(Error::Timeout { last }) };
             let within = if repeatable { left.min(self.inner.options.attempt_timeout) } else { left };
-            let failure = match self.attempt(&layout, route, request, within).await {
+            let failure = match self.attempt(&layout, route, request, within, repeatable).await {
                 Ok(answer) => return Ok(answer),
                 Err(failure) => failure,
             };
@@ -41,9 +45,7 @@ impl Table {
             if !attempts.pause().await {
                 return Err(Error::Timeout { last });
             }
-            if refresh {
-                layout = self.refresh(&layout, &attempts).await?;
-            }
+            layout = if refresh { self.refresh(&layout, &attempts).await? } else { self.resolver.layout() };
         }
     }
 
@@ -68,7 +70,7 @@ impl Table {
         request: &Request,
     ) -> std::result::Result<(Response, Connection), Failure> {
         let within = self.timeout.min(self.inner.options.attempt_timeout);
-        self.attempt(&self.resolver.layout(), route, request, within).await
+        self.attempt(&self.resolver.layout(), route, request, within, true).await
     }
 
     async fn attempt(
@@ -77,15 +79,53 @@ impl Table {
         route: Route,
         request: &Request,
         within: Duration,
+        repeatable: bool,
     ) -> std::result::Result<(Response, Connection), Failure> {
         let head = self.head(layout, route);
         let place = layout.place(head.partition_index);
         let address =
             place.and_then(|place| place.primary).ok_or(Failure::NoPrimary(head.partition_index))?;
         let connection = self.inner.pool.get(address, within).await?;
-        match connection.call(head, request, within).await {
+        let call = connection.call(head, request, within);
+        let answer = if repeatable {
+            tokio::select! {
+                biased;
+                answer = call => answer,
+                () = self.moved(layout, head.partition_index, &connection) => {
+                    return Err(Failure::Moved(address.to_string()));
+                }
+            }
+        } else {
+            // Whether it was executed stays open until the server says so: there is no use in knowing a new primary.
+            call.await
+        };
+        match answer {
             Ok(response) => Ok((response, connection)),
             Err(error) => Err(Failure::Call { address: address.to_string(), error }),
+        }
+    }
+
+    /// Ends when the server is silent and the partition has another primary.
+    async fn moved(&self, layout: &Layout, partition: i32, connection: &Connection) {
+        let mut seen = layout.version;
+        let mut looked = false;
+        loop {
+            match before_look(connection.silent_for(), looked) {
+                Some(pause) => {
+                    sleep(pause.mul_f64(rand::random_range(0.8..1.2))).await;
+                    looked = false;
+                }
+                None => {
+                    looked = true;
+                    // A meta-server that does not answer is asked again after the next pause.
+                    let Ok(newer) = self.resolver.newer_than(seen, LOOK_TIMEOUT).await else { continue };
+                    seen = newer.version;
+                    let primary = newer.place(partition).and_then(|place| place.primary);
+                    if primary.is_some_and(|primary| primary != connection.peer()) {
+                        return;
+                    }
+                }
+            }
         }
     }
 

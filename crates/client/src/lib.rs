@@ -36,6 +36,7 @@ mod pool;
 mod resolver;
 mod retry;
 mod scan;
+mod silence;
 mod table;
 mod value;
 

@@ -13,6 +13,9 @@ pub enum Failure {
     Connect { address: String, why: String },
     #[error("{address}: {error}")]
     Call { address: String, error: CallError },
+    /// Given up because the partition has another primary by now.
+    #[error("{0} is silent, and not the primary any more")]
+    Moved(String),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +33,8 @@ pub fn judge(failure: &Failure, repeatable: bool) -> Verdict {
     use ErrorCode::*;
     let error = match failure {
         Failure::NoPrimary(_) | Failure::Connect { .. } => return Verdict::Again { refresh: true },
+        // Only requests that may be repeated are given up for this.
+        Failure::Moved(_) => return Verdict::Again { refresh: false },
         Failure::Call { error, .. } => error,
     };
     match error {

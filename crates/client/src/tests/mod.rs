@@ -108,6 +108,32 @@ async fn a_new_primary_is_found_at_once() {
     assert!(queries < 40, "{queries} questions to the meta");
 }
 
+/// As when its machine is cut off: nobody tells the client.
+#[tokio::test]
+async fn a_silent_server_is_left_as_soon_as_another_one_leads() {
+    let fake = Fake::start(1, 2);
+    let minute = Duration::from_secs(60);
+    let options = Options { timeout: minute, attempt_timeout: minute, ..Options::default() };
+    let table = Cluster::new(&fake.metas, options).unwrap().table("t").await.unwrap();
+    table.set("h", "s", "1").await.unwrap();
+    let asked = fake.with(|world| {
+        world.tricks = [Trick::ExecuteSilently].into();
+        world.queries
+    });
+    let begun = Instant::now();
+    let writer = tokio::spawn({
+        let table = table.clone();
+        async move { table.set("h", "s", "2").await }
+    });
+    tokio::time::sleep(Duration::from_millis(1_200)).await;
+    let looks = fake.with(|world| world.queries) - asked;
+    assert!((1..=4).contains(&looks), "{looks} looks while nothing has moved");
+    fake.with(|world| world.primary = 1);
+    writer.await.unwrap().unwrap();
+    assert!(begun.elapsed() < minute / 2, "not when the attempt is over: {:?}", begun.elapsed());
+    assert_eq!(table.get("h", "s").await, Ok(Some(bytes("2"))));
+}
+
 #[tokio::test]
 async fn repeatable_writes_survive_everything() {
     let fake = Fake::start(1, 2);

@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -89,6 +89,10 @@ struct State {
     /// Bytes of requests ever put into `out`, and ever taken from it to be written.
     put: u64,
     taken: u64,
+    /// Since when an answer is owed and nothing at all was heard.
+    silent_since: Option<Instant>,
+    /// Anything was ever heard.
+    heard: bool,
     /// Why the connection is of no use any more.
     dead: Option<String>,
 }
@@ -158,6 +162,17 @@ impl Connection {
         self.shared.state().pending.len()
     }
 
+    /// For how long the server has owed an answer, any answer, and sent none. Zero when it owes nothing. Calls that were
+    /// given up meanwhile do not end it: only the server does.
+    pub fn silent_for(&self) -> Duration {
+        self.shared.state().silent_since.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
+    /// The server has answered something, ever.
+    pub fn has_heard(&self) -> bool {
+        self.shared.state().heard
+    }
+
     /// Sends a request and waits for its response. `head.seqid` is chosen here; `head.client_timeout_ms` of 0
     /// is replaced by `within`. A backup read takes the v1 header, everything else v0.
     pub async fn call(
@@ -215,6 +230,7 @@ impl Connection {
         if let Some(answer) = answer {
             let end = state.put;
             state.pending.insert(head.seqid, Pending { end, answer });
+            state.silent_since.get_or_insert_with(Instant::now);
         }
         drop(state);
         if before == 0 {
@@ -275,7 +291,13 @@ fn deliver(shared: &Shared, input: &mut BytesMut) -> Result<(), FrameError> {
     while let Some(len) = reply_len(input)?.filter(|&len| len <= input.len()) {
         let frame = input.split_to(len).freeze();
         let seqid = open_reply(frame.clone())?.seqid;
-        let pending = shared.state().pending.remove(&seqid);
+        let pending = {
+            let mut state = shared.state();
+            let pending = state.pending.remove(&seqid);
+            state.heard = true;
+            state.silent_since = (!state.pending.is_empty()).then(Instant::now);
+            pending
+        };
         // No entry: the caller has given up.
         if let Some(pending) = pending {
             let _ = pending.answer.send(Ok(frame));
