@@ -18,12 +18,35 @@ pub fn http_get(address: SocketAddrV4, path: &str) -> String {
     answer
 }
 
-/// A counter or gauge without labels from the server's `/metrics`; 0 when it has none of that name.
+/// A counter or gauge of the server, from its `/metrics`: the first of that name; 0 when there is none.
 ///
 /// # Panics
 /// When it cannot be reached.
 pub fn metric(address: SocketAddrV4, name: &str) -> f64 {
     let text = http_get(address, "/metrics");
-    let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok());
-    value.unwrap_or(0.0)
+    text.lines().find_map(|line| value(line, name)).unwrap_or(0.0)
+}
+
+fn value(line: &str, name: &str) -> Option<f64> {
+    let rest = line.strip_prefix(name)?;
+    let (labels, value) = rest.rsplit_once(' ')?;
+    (labels.is_empty() || labels.starts_with('{')).then(|| value.parse().ok())?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_of_metrics() {
+        for (line, expected) in [
+            ("a_total 7", Some(7.0)),
+            ("a_total{cluster=\"o n e\"} 1.5", Some(1.5)),
+            ("a_total_more 7", None),
+            ("# HELP a_total 7", None),
+            ("a_total{x=\"y\"} NaNa", None),
+        ] {
+            assert_eq!(value(line, "a_total"), expected, "{line}");
+        }
+    }
 }
