@@ -22,7 +22,7 @@ use crate::metrics::Metrics;
 use crate::proposer::Proposer;
 use crate::published::{About, Published};
 use crate::resolver::Resolver;
-use crate::writer::Job;
+use crate::writer::Asked;
 
 pub struct Leader {
     pub about: Arc<About>,
@@ -30,7 +30,7 @@ pub struct Leader {
     pub level: Cell<FunctionLevel>,
     pub clock: Clock,
     pub state: RefCell<State>,
-    pub jobs: mpsc::Sender<Job>,
+    pub jobs: mpsc::Sender<Asked>,
     pub proposer: Proposer,
     pub resolver: Resolver,
     pub metrics: Rc<Metrics>,

@@ -12,7 +12,7 @@
 //! | `rounds` | who fell silent, what has to be cured, which tables are ready |
 //! | `service` | one file per caller: clients and tools, other daemons; `admin` for both RPC and HTTP |
 //! | `proposer` | tells nodes what is stored and what the cure proposes |
-//! | `persist` | the ledger and the store |
+//! | `persist` | loading the ledger from the store, and the cluster's id |
 //! | `published` | the immutable picture for everybody who only looks |
 //!
 //! ```text
@@ -25,7 +25,8 @@
 //!        '---- proposer <---- rounds (placement::cure) and adopted configurations
 //! ```
 //!
-//! The decisions themselves are values in `placement`. No borrow of the leader's state lives over an await.
+//! The decisions themselves are values in `placement`, the way of one through the store is `meta_core::Writer`. No borrow
+//! of the leader's state lives over an await.
 
 mod clock;
 pub mod config;

@@ -1,92 +1,23 @@
-//! The ledger and the store: loading, and turning writes into operations.
+//! The ledger and the store: loading it, and who the cluster is. What the nodes hold is `pegasus_meta_core`'s.
 
+use pegasus_meta_core::{Found, LoadError, Loading, Progress, Read};
 use pegasus_placement::Ledger;
-use pegasus_placement::ledger::{Entry, Write};
-use pegasus_placement::tables::MAX_PARTITION_COUNT;
-use pegasus_types::{AppId, Gpid, PartitionConfig};
-use pegasus_zk_coordination::store::MAX_MULTI_BYTES;
 use pegasus_zk_coordination::tree::Tree;
-use pegasus_zk_coordination::{Datum, MetaStore, Op, StoreError, Version, content};
+use pegasus_zk_coordination::{MetaStore, StoreError};
 
-/// Operations of one multi at most.
-const MAX_MULTI_OPS: usize = 2000;
-/// Partitions that are read together. In between the leader's proofs that it leads get their turn with the store,
-/// and everything else that runs on this thread.
-const LOAD_BATCH: usize = 500;
-/// Room for what every multi of a leader checks.
-const FENCE_BYTES: usize = 1024;
-/// Bytes of our own operations in one multi.
-const MAX_BYTES: usize = MAX_MULTI_BYTES - FENCE_BYTES;
-
-#[derive(Debug, thiserror::Error)]
-pub enum LoadError {
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    #[error("{path} cannot be read: {why}")]
-    Content { path: String, why: String },
-    #[error("the metadata is not whole: {0}")]
-    Missing(String),
-    #[error("{path} says {text:?}: what lies there is not for use")]
-    NotForUse { path: String, text: String },
-}
-
-/// Reads everything; each batch is one round trip or two. Never makes up what is not there
-/// (replication.md 9.2, 26).
+/// Reads everything; each batch is one round trip or two.
 pub async fn load(store: &dyn MetaStore, tree: &Tree) -> Result<Ledger, LoadError> {
-    let apps = store.get(&tree.apps()).await?.map(|datum| datum.bytes).unwrap_or_default();
-    if let Some(text) = content::not_for_use(&apps) {
-        return Err(LoadError::NotForUse { path: tree.apps(), text });
-    }
-    let mut ids: Vec<AppId> = Vec::new();
-    for name in store.children(&tree.apps()).await? {
-        let path = format!("{}/{name}", tree.apps());
-        ids.push(name.parse().map_err(|_| bad(&path, "its name is no table id"))?);
-    }
-    ids.sort_unstable();
-    let mut tables = Vec::with_capacity(ids.len());
-    let mut gpids: Vec<Gpid> = Vec::new();
-    let data = store.get_all(ids.iter().map(|id| tree.app(*id)).collect()).await?;
-    for (app_id, datum) in ids.into_iter().zip(data) {
-        let path = tree.app(app_id);
-        let datum = datum.ok_or_else(|| LoadError::Missing(path.clone()))?;
-        let info = content::decode_app(&datum.bytes).map_err(|error| bad(&path, error))?;
-        if info.app_id != app_id {
-            return Err(bad(&path, format!("it says that it is table {}", info.app_id)));
-        }
-        if !(0..=MAX_PARTITION_COUNT).contains(&info.partition_count) {
-            return Err(bad(&path, format!("{} partitions are impossible", info.partition_count)));
-        }
-        gpids.extend((0..info.partition_count).map(|index| Gpid::new(app_id, index)));
-        tables.push((info, datum.version));
-    }
-    let mut stored = Vec::with_capacity(gpids.len());
-    for batch in gpids.chunks(LOAD_BATCH) {
-        let data = store.get_all(batch.iter().map(|gpid| tree.partition(*gpid)).collect()).await?;
-        for (gpid, datum) in batch.iter().zip(data) {
-            stored.push(datum.map(|datum| partition(tree, *gpid, datum)).transpose()?);
+    let (mut loading, mut read) = Loading::begin(tree);
+    loop {
+        let found = match read {
+            Read::Data(paths) => Found::Data(store.get_all(paths).await?),
+            Read::Children(path) => Found::Children(store.children(&path).await?),
+        };
+        match loading.found(found)? {
+            Progress::Read(next) => read = next,
+            Progress::Loaded(ledger) => return Ok(ledger),
         }
     }
-    let mut stored = stored.into_iter();
-    let mut ledger = Ledger::default();
-    for (info, version) in tables {
-        let count = usize::try_from(info.partition_count).unwrap_or(0);
-        let partitions = stored.by_ref().take(count).collect();
-        ledger.load((info, version), partitions).map_err(LoadError::Missing)?;
-    }
-    Ok(ledger)
-}
-
-fn partition(tree: &Tree, gpid: Gpid, datum: Datum) -> Result<(PartitionConfig, Version), LoadError> {
-    let path = tree.partition(gpid);
-    let config = content::decode_partition(&datum.bytes).map_err(|error| bad(&path, error))?;
-    if config.gpid != gpid {
-        return Err(bad(&path, format!("it says that it is partition {}", config.gpid)));
-    }
-    Ok((config, datum.version))
-}
-
-fn bad(path: &str, why: impl ToString) -> LoadError {
-    LoadError::Content { path: path.into(), why: why.to_string() }
 }
 
 /// The cluster's id, made on the first start. `known`: what this process has learned before; a store that has
@@ -106,54 +37,25 @@ pub async fn cluster_id(
         }
     }
     let datum = store.get(&path).await?.ok_or_else(|| LoadError::Missing(path.clone()))?;
-    let id = String::from_utf8(datum.bytes.to_vec()).map_err(|error| bad(&path, error))?;
+    let id = String::from_utf8(datum.bytes.to_vec()).map_err(|error| LoadError::content(&path, error))?;
     match known {
-        _ if id.is_empty() => Err(bad(&path, "it is empty")),
-        Some(known) if known != id => {
-            Err(bad(&path, format!("it names cluster {id}; this meta-server belongs to cluster {known}")))
-        }
+        _ if id.is_empty() => Err(LoadError::content(&path, "it is empty")),
+        Some(known) if known != id => Err(LoadError::content(
+            &path,
+            format!("it names cluster {id}; this meta-server belongs to cluster {known}"),
+        )),
         _ => Ok(id),
     }
-}
-
-pub fn op(tree: &Tree, write: &Write) -> Op {
-    let (path, bytes) = match &write.entry {
-        Entry::App(info) => (tree.app(info.app_id), content::encode_app(info)),
-        Entry::Partition(config) => (tree.partition(config.gpid), content::encode_partition(config)),
-    };
-    match write.over {
-        Some(version) => Op::set(path, bytes, version),
-        None => Op::create(path, bytes),
-    }
-}
-
-/// Cuts writes into multis that a store takes, keeping their order. What one multi holds happens at once.
-pub fn chunks(tree: &Tree, writes: Vec<Write>) -> Vec<(Vec<Write>, Vec<Op>)> {
-    let mut chunks: Vec<(Vec<Write>, Vec<Op>)> = Vec::new();
-    let mut bytes = 0;
-    for write in writes {
-        let op = op(tree, &write);
-        bytes += op.bytes_len();
-        match chunks.last_mut() {
-            Some((writes, ops)) if bytes <= MAX_BYTES && ops.len() < MAX_MULTI_OPS => {
-                writes.push(write);
-                ops.push(op);
-            }
-            _ => {
-                bytes = op.bytes_len();
-                chunks.push((vec![write], vec![op]));
-            }
-        }
-    }
-    chunks
 }
 
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
 
+    use pegasus_meta_core::chunks;
     use pegasus_placement::tables::{CreateTable, Limits};
-    use pegasus_zk_coordination::MemoryStore;
+    use pegasus_zk_coordination::store::MAX_MULTI_BYTES;
+    use pegasus_zk_coordination::{MemoryStore, Op};
 
     use super::*;
 
@@ -186,7 +88,7 @@ mod tests {
         let chunks = chunks(&tree, draft.writes());
         assert!(chunks.len() > 4, "{}", chunks.len());
         for (writes, ops) in chunks {
-            assert!(ops.iter().map(Op::bytes_len).sum::<usize>() <= MAX_BYTES);
+            assert!(ops.iter().map(Op::bytes_len).sum::<usize>() <= MAX_MULTI_BYTES);
             store.multi(ops).await.unwrap();
             ledger.adopt(writes);
         }

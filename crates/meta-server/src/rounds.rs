@@ -3,13 +3,14 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use pegasus_meta_core::Job;
 use pegasus_placement::cure::{Order, Verdict};
 use pegasus_types::AppStatus;
 use pegasus_types::meta::ProposalRequest;
 use tokio::time::{sleep, timeout};
 
 use crate::leader::Leader;
-use crate::writer::Job;
+use crate::writer::Ticket;
 
 /// Between rounds that changes cause, so that a burst of changes costs few rounds.
 const GATHER: Duration = Duration::from_millis(20);
@@ -100,7 +101,7 @@ fn look(leader: &Leader) -> bool {
     let changed = before != state.notes || !silent.is_empty();
     for job in jobs {
         // When the queue is full the next round finds the same.
-        if leader.jobs.try_send(job).is_err() {
+        if leader.jobs.try_send((job, Ticket::Nobody)).is_err() {
             state.dirty = true;
         }
     }

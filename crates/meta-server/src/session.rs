@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use pegasus_meta_core::WriterError;
 use pegasus_telemetry::Shutdown;
 use pegasus_types::Node;
 use pegasus_zk_coordination::store::StoreFuture;
@@ -21,7 +22,6 @@ use crate::persist;
 use crate::published::About;
 use crate::role::{Role, Standing};
 use crate::term;
-use crate::writer::WriterError;
 
 /// After a session that failed, so that a store in trouble is not flooded.
 const PAUSE: Duration = Duration::from_secs(1);

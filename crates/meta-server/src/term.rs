@@ -6,25 +6,26 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use pegasus_meta_core::{Job, LoadError, WriterError};
+use pegasus_placement::Ledger;
 use pegasus_placement::cure::Cure;
 use pegasus_placement::lint::lint;
 use pegasus_placement::liveness::Liveness;
-use pegasus_placement::{Ledger, tables::TableError};
 use pegasus_telemetry::Shutdown;
-use pegasus_types::{ErrorCode, Node};
+use pegasus_types::Node;
 use pegasus_zk_coordination::tree::Tree;
 use pegasus_zk_coordination::{FencedStore, StoreError, survey};
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::sleep;
 
 use crate::clock::Clock;
 use crate::leader::{Leader, State};
-use crate::persist::{self, LoadError};
+use crate::persist;
 use crate::proposer::Proposer;
 use crate::published::{About, Published};
 use crate::role::Role;
 use crate::rounds;
-use crate::writer::{self, Job, WriterError};
+use crate::writer::{self, Asked, Ticket};
 
 /// The term's tasks get this long to end.
 const STOP_WITHIN: Duration = Duration::from_secs(5);
@@ -70,8 +71,8 @@ pub async fn lead(
     role.suspend();
     stop.trigger();
     queue.close();
-    while let Ok(job) = queue.try_recv() {
-        refuse(job);
+    while let Ok((_, ticket)) = queue.try_recv() {
+        ticket.refuse();
     }
     if !stop.wait_for_tasks(STOP_WITHIN).await {
         tracing::warn!("some tasks of the term did not end in time");
@@ -96,7 +97,7 @@ fn leader(
     role: &Rc<Role>,
     about: Arc<About>,
     ledger: Ledger,
-    jobs: mpsc::Sender<Job>,
+    jobs: mpsc::Sender<Asked>,
     stop: &Shutdown,
 ) -> Leader {
     let clock = Clock::start();
@@ -156,30 +157,13 @@ fn begin(leader: &Leader, role: &Role) {
     if is_first_start {
         for request in role.config.default_tables() {
             tracing::info!(name = request.name, "first start: creating a table");
-            let (answer, _) = oneshot::channel();
-            jobs.push(Job::Create { request, made: None, answer });
+            jobs.push(Job::Create(request));
         }
     }
     for job in jobs {
         // The queue is empty and holds more jobs than there can be tables.
-        if leader.jobs.try_send(job).is_err() {
+        if leader.jobs.try_send((job, Ticket::Nobody)).is_err() {
             tracing::error!("the queue of a new leader is full");
         }
-    }
-}
-
-/// Of a job that was never begun. Dropping its sender instead would say that its outcome is not known.
-fn refuse(job: Job) {
-    let error =
-        TableError { code: ErrorCode::ForwardToOthers, hint: "this meta-server leads no longer".into() };
-    // Whoever asked may have given up waiting.
-    match job {
-        Job::Create { answer, .. } => drop(answer.send(Err(error))),
-        Job::Drop { answer, .. } => drop(answer.send(Err(error))),
-        Job::Recall { answer, .. } => drop(answer.send(Err(error))),
-        Job::Envs { answer, .. } => drop(answer.send(Err(error))),
-        Job::Force { answer, .. } => drop(answer.send(Err(error.hint))),
-        // Replica-servers ask again in any case.
-        Job::Change { .. } | Job::Assign(_) | Job::Available(_) | Job::Mend(_) => {}
     }
 }

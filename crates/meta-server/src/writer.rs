@@ -1,20 +1,14 @@
-//! The single writer: decide → persist → adopt → answer (style.md 1.6).
-//!
-//! Jobs that have gathered while the last write was under way are decided and stored together. Nothing of a
-//! decision is told before it is stored. When the outcome of a write is unknown, or somebody else has
-//! written, everything is loaded again and the same jobs are decided once more: those that were done are
-//! recognised.
+//! The only place that changes tables and configurations: takes jobs, drives `pegasus_meta_core`'s writer with the
+//! store, tells what was adopted and answers. Jobs that have gathered while the last write was under way are decided
+//! and stored together.
 
 use std::time::Duration;
 
-use pegasus_placement::assign::Members;
-use pegasus_placement::change::Rejected;
-use pegasus_placement::envs::EnvChange;
-use pegasus_placement::recall::RecallTable;
-use pegasus_placement::tables::{CreateTable, DropTable, TableError};
-use pegasus_placement::{Draft, ledger::Write};
-use pegasus_types::meta::{ChangeReply, ChangeRequest};
-use pegasus_types::{AppId, AppInfo, Ballot, ErrorCode, Gpid, Node};
+use pegasus_meta_core::{Desk, Done, Job, LoadError, Next, Outcome, Step, Writer, WriterError};
+use pegasus_placement::ledger::Adopted;
+use pegasus_placement::tables::TableError;
+use pegasus_types::meta::ChangeReply;
+use pegasus_types::{AppId, AppInfo, ErrorCode};
 use pegasus_zk_coordination::tree::Tree;
 use pegasus_zk_coordination::{MetaStore, StoreError};
 use tokio::sync::{mpsc, oneshot};
@@ -30,87 +24,53 @@ pub const MAX_JOBS: usize = 65_536;
 const MAX_BATCH: usize = 4096;
 /// Between tries while the store cannot be reached.
 const STORE_PAUSE: Duration = Duration::from_millis(500);
-/// Tries of one batch when others write, too, or answers get lost. More means that something is wrong.
-const MAX_TRIES: u32 = 5;
+
+/// A job, and who waits for what comes of it.
+pub type Asked = (Job, Ticket);
 
 #[derive(Debug)]
-pub enum Job {
-    Change {
-        request: ChangeRequest,
-        answer: oneshot::Sender<ChangeReply>,
-    },
-    Create {
-        request: CreateTable,
-        /// The table that an earlier try has made.
-        made: Option<AppId>,
-        answer: oneshot::Sender<Result<AppId, TableError>>,
-    },
-    Drop {
-        request: DropTable,
-        /// The table that an earlier try has dropped.
-        made: Option<AppId>,
-        answer: oneshot::Sender<Result<(), TableError>>,
-    },
-    Recall {
-        request: RecallTable,
-        /// An earlier try has recalled it.
-        made: bool,
-        answer: oneshot::Sender<Result<AppInfo, TableError>>,
-    },
-    Envs {
-        name: String,
-        change: EnvChange,
-        /// Gets what to say about it.
-        answer: oneshot::Sender<Result<String, TableError>>,
-    },
-    /// An operator's order: the partition begins again with this node's copy.
-    Force {
-        gpid: Gpid,
-        /// The stored one.
-        ballot: Ballot,
-        node: Node,
-        answer: oneshot::Sender<Result<(), String>>,
-    },
-    /// Configurations of partitions without members, from the cure.
-    Assign(Vec<(Gpid, Members)>),
-    /// Every member of the table's partitions holds its replica.
-    Available(AppId),
-    /// Complete what a crash has cut in two.
-    Mend(AppId),
+pub enum Ticket {
+    Change(oneshot::Sender<ChangeReply>),
+    Created(oneshot::Sender<Result<AppId, TableError>>),
+    Dropped(oneshot::Sender<Result<(), TableError>>),
+    Recalled(oneshot::Sender<Result<AppInfo, TableError>>),
+    /// Gets what to say about it.
+    Envs(oneshot::Sender<Result<String, TableError>>),
+    Forced(oneshot::Sender<Result<(), String>>),
+    Nobody,
 }
 
-enum Outcome {
-    Change(ChangeReply),
-    Created(Result<AppId, TableError>),
-    Dropped(Result<(), TableError>),
-    Forced(Result<(), String>),
-    Recalled(Result<AppInfo, TableError>),
-    Envs(Result<String, TableError>),
-    Nothing,
-}
+impl Ticket {
+    fn is_gone(&self) -> bool {
+        matches!(self, Self::Change(answer) if answer.is_closed())
+    }
 
-/// Why the leader cannot go on.
-#[derive(Debug, thiserror::Error)]
-pub enum WriterError {
-    /// Nothing of the last write was done.
-    #[error("another meta-server was elected")]
-    NotLeader,
-    #[error("the metadata store is lost: {0}")]
-    Store(StoreError),
-    #[error("the metadata cannot be loaded: {0}")]
-    Load(#[from] persist::LoadError),
-    #[error("a write failed {MAX_TRIES} times: {0}")]
-    Stubborn(StoreError),
+    /// Of a job that was never begun. Dropping the ticket instead would say that its outcome is not known.
+    pub fn refuse(self) {
+        let error =
+            TableError { code: ErrorCode::ForwardToOthers, hint: "this meta-server leads no longer".into() };
+        // Whoever asked may have given up waiting.
+        match self {
+            Self::Created(answer) => drop(answer.send(Err(error))),
+            Self::Dropped(answer) => drop(answer.send(Err(error))),
+            Self::Recalled(answer) => drop(answer.send(Err(error))),
+            Self::Envs(answer) => drop(answer.send(Err(error))),
+            Self::Forced(answer) => drop(answer.send(Err(error.hint))),
+            // Replica-servers ask again in any case.
+            Self::Change(_) | Self::Nobody => {}
+        }
+    }
 }
 
 /// Runs until the store is lost or nobody can send jobs any more. `store` is fenced: it refuses the writes of who
 /// leads no longer.
 pub async fn run(
     leader: &Leader,
-    jobs: &mut mpsc::Receiver<Job>,
+    jobs: &mut mpsc::Receiver<Asked>,
     store: &dyn MetaStore,
     tree: &Tree,
 ) -> Result<(), WriterError> {
+    let mut writer = Writer::new(tree.clone());
     while let Some(first) = jobs.recv().await {
         let mut batch = vec![first];
         while batch.len() < MAX_BATCH
@@ -118,52 +78,41 @@ pub async fn run(
         {
             batch.push(job);
         }
-        process(leader, batch, store, tree).await?;
+        writer.begin(batch);
+        finish(leader, &mut writer, store, tree).await?;
         leader.publish();
         leader.touch();
     }
     Ok(())
 }
 
-async fn process(
+/// From the jobs that were begun to their answers.
+async fn finish(
     leader: &Leader,
-    mut batch: Vec<Job>,
+    writer: &mut Writer<Ticket>,
     store: &dyn MetaStore,
     tree: &Tree,
 ) -> Result<(), WriterError> {
-    let mut tries = 0;
     loop {
-        // Who waits for an answer of an old request has asked again meanwhile.
-        batch.retain(|job| !matches!(job, Job::Change { answer, .. } if answer.is_closed()));
-        let (outcomes, writes) = decide(leader, &mut batch);
-        match write(leader, writes, store, tree).await {
-            Ok(()) => {
-                batch.into_iter().zip(outcomes).for_each(|(job, outcome)| answer(job, outcome));
-                return Ok(());
+        writer.forget_changes(Ticket::is_gone);
+        let mut next = told(leader, at_desk(leader, |desk| writer.decide(desk)));
+        while let Next::Store(ops) = next {
+            let begun = Instant::now();
+            let result = store.multi(ops).await.map(|_| ());
+            match &result {
+                Ok(()) => leader.metrics.write_seconds.observe(begun.elapsed().as_secs_f64()),
+                Err(_) => leader.metrics.write_failures.inc(),
             }
-            Err(StoreError::NotLeader) => return Err(WriterError::NotLeader),
-            Err(error @ (StoreError::SessionOver | StoreError::Failed(_))) => {
-                return Err(WriterError::Store(error));
-            }
-            Err(error @ (StoreError::TooLarge { .. } | StoreError::BadPath(_) | StoreError::NotEmpty(_))) => {
-                tracing::error!(%error, jobs = batch.len(), "the store refuses a write: its jobs are dropped");
-                return Ok(());
-            }
-            Err(StoreError::Unavailable(why)) => {
-                tracing::warn!(why, "the metadata store cannot be reached; changes wait");
-                leader.metrics.write_failures.inc();
-                sleep(STORE_PAUSE).await;
-            }
-            Err(error) => {
-                tracing::warn!(%error, "a metadata write did not succeed; loading what is stored");
-                leader.metrics.write_failures.inc();
-                tries += 1;
-                if tries >= MAX_TRIES {
-                    return Err(WriterError::Stubborn(error));
-                }
+            next = told(leader, at_desk(leader, |desk| writer.stored(desk, result))?);
+        }
+        match next {
+            Next::Idle => return Ok(()),
+            Next::Pause => sleep(STORE_PAUSE).await,
+            Next::Load => {
                 let ledger = reload(store, tree).await?;
                 leader.state.borrow_mut().ledger = ledger;
             }
+            Next::Store(_) => unreachable!("stored above"),
         }
     }
 }
@@ -171,7 +120,7 @@ async fn process(
 async fn reload(store: &dyn MetaStore, tree: &Tree) -> Result<pegasus_placement::Ledger, WriterError> {
     loop {
         match persist::load(store, tree).await {
-            Err(persist::LoadError::Store(StoreError::Unavailable(_) | StoreError::OutcomeUnknown(_))) => {
+            Err(LoadError::Store(StoreError::Unavailable(_) | StoreError::OutcomeUnknown(_))) => {
                 sleep(STORE_PAUSE).await;
             }
             other => return Ok(other?),
@@ -179,136 +128,27 @@ async fn reload(store: &dyn MetaStore, tree: &Tree) -> Result<pegasus_placement:
     }
 }
 
-/// Decides every job on top of what is stored and of the jobs before it.
-fn decide(leader: &Leader, batch: &mut [Job]) -> (Vec<Outcome>, Vec<Write>) {
-    let state = leader.state.borrow();
-    let level = leader.level.get();
-    let now_s = wall_s();
-    let mut draft = state.ledger.draft();
-    let refused = |what: &str| TableError {
-        code: ErrorCode::StateFreezed,
-        hint: format!("{what} is not allowed at level {level}"),
-    };
-    let mut outcomes = Vec::with_capacity(batch.len());
-    for job in batch {
-        outcomes.push(match job {
-            Job::Change { request, .. } => {
-                let result = if !level.allows_change() {
-                    Err(Rejected::LevelForbids)
-                } else if state.cure.is_frozen(request.gpid) {
-                    Err(Rejected::Frozen)
-                } else {
-                    draft.change(request)
-                };
-                Outcome::Change(change_reply(&draft, request, result))
-            }
-            Job::Create { made: Some(app_id), .. } if draft.view().table(*app_id).is_some() => {
-                draft.mend(*app_id);
-                Outcome::Created(Ok(*app_id))
-            }
-            Job::Create { .. } if !level.allows_create() => Outcome::Created(Err(refused("create"))),
-            Job::Create { request, made, .. } => {
-                let created = draft.create(&leader.limits, request.clone(), now_s);
-                let is_new = |id: &AppId| state.ledger.view().table(*id).is_none();
-                *made = created.as_ref().ok().map(|info| info.app_id).filter(is_new);
-                Outcome::Created(created.map(|info| info.app_id))
-            }
-            Job::Drop { made: Some(app_id), .. }
-                if draft.view().table(*app_id).is_some_and(|table| table.is_dropped()) =>
-            {
-                draft.mend(*app_id);
-                Outcome::Dropped(Ok(()))
-            }
-            Job::Drop { .. } if !level.allows_change() => Outcome::Dropped(Err(refused("drop"))),
-            Job::Drop { request, made, .. } => {
-                *made = draft.view().table_by_name(&request.name).map(|table| table.info.app_id);
-                Outcome::Dropped(draft.drop_table(&leader.limits, request, now_s))
-            }
-            Job::Recall { request, made: true, .. }
-                if draft.view().table(request.app_id).is_some_and(|table| !table.is_dropped()) =>
-            {
-                draft.mend(request.app_id);
-                let info = draft.view().table(request.app_id).map(|table| table.info.clone());
-                Outcome::Recalled(info.ok_or_else(|| refused("recall")))
-            }
-            Job::Recall { .. } if !level.allows_change() => Outcome::Recalled(Err(refused("recall"))),
-            Job::Recall { request, made, .. } => {
-                let recalled = draft.recall(request, now_s, |node| state.liveness.is_alive(node));
-                *made |= recalled.is_ok();
-                Outcome::Recalled(recalled)
-            }
-            Job::Envs { .. } if !level.allows_change() => Outcome::Envs(Err(refused("a change of settings"))),
-            Job::Envs { name, change, .. } => Outcome::Envs(draft.update_envs(name, change)),
-            Job::Force { gpid, ballot, node, .. } => {
-                let stored = draft.view().partition(*gpid);
-                // An earlier try has stored it.
-                let again = stored.is_some_and(|c| c.ballot == ballot.next() && c.is_primary(node));
-                Outcome::Forced(match draft.force(*gpid, *ballot, node) {
-                    Err(why) if !again => Err(why.to_string()),
-                    _ => Ok(()),
-                })
-            }
-            Job::Assign(list) => {
-                for (gpid, members) in list {
-                    draft.assign(*gpid, members);
-                }
-                Outcome::Nothing
-            }
-            Job::Available(app_id) => {
-                let table = draft.view().table(*app_id);
-                if table.is_some_and(|table| state.cure.all_hold(&table.partitions)) {
-                    draft.make_available(*app_id);
-                }
-                Outcome::Nothing
-            }
-            Job::Mend(app_id) => {
-                draft.mend(*app_id);
-                Outcome::Nothing
-            }
-        });
-    }
-    let writes = draft.writes();
-    (outcomes, writes)
+fn at_desk<R>(leader: &Leader, act: impl FnOnce(&mut Desk<'_>) -> R) -> R {
+    let state = &mut *leader.state.borrow_mut();
+    act(&mut Desk {
+        ledger: &mut state.ledger,
+        cure: &mut state.cure,
+        liveness: &state.liveness,
+        level: leader.level.get(),
+        limits: &leader.limits,
+        now: leader.clock.now(),
+        now_s: wall_s(),
+    })
 }
 
-fn change_reply(
-    draft: &Draft<'_>,
-    request: &ChangeRequest,
-    result: Result<pegasus_types::PartitionConfig, Rejected>,
-) -> ChangeReply {
-    match result {
-        Ok(config) => ChangeReply::Accepted(config),
-        Err(why) => ChangeReply::Rejected {
-            current: draft.view().partition(request.gpid).map(|config| (**config).clone()),
-            why: why.to_string(),
-        },
-    }
+/// Tells what was adopted and answers what is done.
+fn told(leader: &Leader, step: Step<Ticket>) -> Next {
+    announce(leader, &step.adopted);
+    step.done.into_iter().for_each(answer);
+    step.next
 }
 
-/// Stores the writes and adopts what is stored.
-async fn write(
-    leader: &Leader,
-    writes: Vec<Write>,
-    store: &dyn MetaStore,
-    tree: &Tree,
-) -> Result<(), StoreError> {
-    for (writes, ops) in persist::chunks(tree, writes) {
-        let begun = Instant::now();
-        store.multi(ops).await?;
-        leader.metrics.write_seconds.observe(begun.elapsed().as_secs_f64());
-        adopt(leader, writes);
-    }
-    Ok(())
-}
-
-fn adopt(leader: &Leader, writes: Vec<Write>) {
-    let now = leader.clock.now();
-    let mut state = leader.state.borrow_mut();
-    let adopted = state.ledger.adopt(writes);
-    for (old, new) in &adopted.configs {
-        state.cure.changed(now, old, new);
-    }
-    drop(state);
+fn announce(leader: &Leader, adopted: &Adopted) {
     let state = leader.state.borrow();
     // Members keep what is known of their table beside the replica: it decides, for example, whether an empty
     // one may be made.
@@ -324,44 +164,41 @@ fn adopt(leader: &Leader, writes: Vec<Write>) {
     }
 }
 
-fn answer(job: Job, outcome: Outcome) {
+fn answer(Done { job, ticket, outcome }: Done<Ticket>) {
+    tell_log(&job, &outcome);
     // Whoever asked may have given up waiting.
+    match (ticket, outcome) {
+        (Ticket::Change(answer), Outcome::Change(reply)) => drop(answer.send(reply)),
+        (Ticket::Created(answer), Outcome::Created(result)) => drop(answer.send(result)),
+        (Ticket::Dropped(answer), Outcome::Dropped(result)) => drop(answer.send(result)),
+        (Ticket::Recalled(answer), Outcome::Recalled(result)) => drop(answer.send(result)),
+        (Ticket::Envs(answer), Outcome::Envs(result)) => drop(answer.send(result)),
+        (Ticket::Forced(answer), Outcome::Forced(result)) => drop(answer.send(result)),
+        _ => {}
+    }
+}
+
+fn tell_log(job: &Job, outcome: &Outcome) {
     match (job, outcome) {
-        (Job::Change { request, answer }, Outcome::Change(reply)) => {
-            if let ChangeReply::Rejected { why, .. } = &reply {
-                tracing::info!(?request, why, "change rejected");
-            }
-            let _ = answer.send(reply);
+        (Job::Change(request), Outcome::Change(ChangeReply::Rejected { why, .. })) => {
+            tracing::info!(?request, why, "change rejected");
         }
-        (Job::Create { request, answer, .. }, Outcome::Created(result)) => {
-            match &result {
-                Ok(app_id) => tracing::info!(app_id, name = request.name, "table created"),
-                Err(error) => tracing::info!(name = request.name, %error, "table not created"),
-            }
-            let _ = answer.send(result);
-        }
-        (Job::Drop { request, answer, .. }, Outcome::Dropped(result)) => {
-            match &result {
-                Ok(()) => tracing::info!(name = request.name, "table dropped"),
-                Err(error) => tracing::info!(name = request.name, %error, "table not dropped"),
-            }
-            let _ = answer.send(result);
-        }
-        (Job::Recall { request, answer, .. }, Outcome::Recalled(result)) => {
-            match &result {
-                Ok(info) => tracing::info!(app_id = info.app_id, name = info.name, "table recalled"),
-                Err(error) => tracing::info!(app_id = request.app_id, %error, "table not recalled"),
-            }
-            let _ = answer.send(result);
-        }
-        (Job::Envs { name, change, answer }, Outcome::Envs(result)) => {
-            match &result {
-                Ok(_) => tracing::info!(name, ?change, "settings of a table changed"),
-                Err(error) => tracing::info!(name, %error, "settings of a table not changed"),
-            }
-            let _ = answer.send(result);
-        }
-        (Job::Force { answer, .. }, Outcome::Forced(result)) => drop(answer.send(result)),
+        (Job::Create(request), Outcome::Created(result)) => match result {
+            Ok(app_id) => tracing::info!(app_id, name = request.name, "table created"),
+            Err(error) => tracing::info!(name = request.name, %error, "table not created"),
+        },
+        (Job::Drop(request), Outcome::Dropped(result)) => match result {
+            Ok(()) => tracing::info!(name = request.name, "table dropped"),
+            Err(error) => tracing::info!(name = request.name, %error, "table not dropped"),
+        },
+        (Job::Recall(request), Outcome::Recalled(result)) => match result {
+            Ok(info) => tracing::info!(app_id = info.app_id, name = info.name, "table recalled"),
+            Err(error) => tracing::info!(app_id = request.app_id, %error, "table not recalled"),
+        },
+        (Job::Envs { name, change }, Outcome::Envs(result)) => match result {
+            Ok(_) => tracing::info!(name, ?change, "settings of a table changed"),
+            Err(error) => tracing::info!(name, %error, "settings of a table not changed"),
+        },
         (Job::Available(app_id), _) => tracing::info!(app_id, "every member holds its replica"),
         _ => {}
     }

@@ -3,13 +3,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use pegasus_meta_core::{Found, Loading, Progress, Read, op};
 use pegasus_placement::Ledger;
-use pegasus_placement::ledger::{Entry, Write};
+use pegasus_placement::ledger::Write;
 use pegasus_types::{Gpid, PartitionConfig};
 use pegasus_zk_coordination::election::Candidate;
 use pegasus_zk_coordination::memory_tree::{Changed, MemoryTree, SessionId};
 use pegasus_zk_coordination::tree::Tree;
-use pegasus_zk_coordination::{Datum, Op, OpResult, StoreError, content};
+use pegasus_zk_coordination::{Datum, Op, OpResult, StoreError};
 
 use crate::bus::{Bus, Happening, MS, Micros, Packet, Place, SECOND};
 use crate::checks::Checks;
@@ -36,8 +37,8 @@ pub enum StoreCall {
         ops: Vec<Op>,
         epoch: Option<u64>,
     },
-    /// All tables and partitions.
-    Load,
+    /// One step of loading tables and partitions: others may write between two of them.
+    Load(Read),
 }
 
 #[derive(Clone, Debug)]
@@ -50,7 +51,7 @@ pub enum StoreAnswer {
     Seen(Result<Vec<Candidate>, StoreError>),
     Read(Result<Option<Datum>, StoreError>),
     Written(Result<Vec<OpResult>, StoreError>),
-    Loaded(Result<Ledger, String>),
+    Loaded(Result<Found, StoreError>),
 }
 
 #[derive(Debug)]
@@ -158,7 +159,7 @@ impl Store {
                 StoreAnswer::Seen(seen)
             }
             StoreCall::Read(path) => StoreAnswer::Read(self.tree.get(&path)),
-            StoreCall::Load => StoreAnswer::Loaded(self.load()),
+            StoreCall::Load(read) => StoreAnswer::Loaded(self.find(&read)),
             StoreCall::Write { ops, epoch } => {
                 let done = self.tree.multi(session, &ops);
                 if let (Ok(_), Some(epoch)) = (&done, epoch) {
@@ -229,39 +230,24 @@ impl Store {
         Ok(names.into_iter().filter_map(candidate).collect())
     }
 
+    fn find(&self, read: &Read) -> Result<Found, StoreError> {
+        Ok(match read {
+            Read::Data(paths) => {
+                Found::Data(paths.iter().map(|path| self.tree.get(path)).collect::<Result<_, _>>()?)
+            }
+            Read::Children(path) => Found::Children(self.tree.children(path)?),
+        })
+    }
+
     /// Everything, as a meta-server reads it.
     fn load(&self) -> Result<Ledger, String> {
-        let mut ledger = Ledger::default();
-        let missing = |path: &str| format!("{path} is missing");
-        for name in self.tree.children(&self.paths.apps()).map_err(|e| e.to_string())? {
-            let app_id = name.parse().map_err(|_| format!("{name} is no table"))?;
-            let path = self.paths.app(app_id);
-            let datum = self.tree.get(&path).map_err(|e| e.to_string())?.ok_or_else(|| missing(&path))?;
-            let info = content::decode_app(&datum.bytes).map_err(|e| e.to_string())?;
-            let mut partitions = Vec::new();
-            for index in 0..info.partition_count {
-                let path = self.paths.partition(Gpid::new(app_id, index));
-                partitions.push(match self.tree.get(&path).map_err(|e| e.to_string())? {
-                    Some(Datum { bytes, version }) => {
-                        Some((content::decode_partition(&bytes).map_err(|e| e.to_string())?, version))
-                    }
-                    None => None,
-                });
+        let (mut loading, mut read) = Loading::begin(&self.paths);
+        loop {
+            let found = self.find(&read).map_err(|error| error.to_string())?;
+            match loading.found(found).map_err(|error| error.to_string())? {
+                Progress::Read(next) => read = next,
+                Progress::Loaded(ledger) => return Ok(ledger),
             }
-            ledger.load((info, datum.version), partitions)?;
         }
-        Ok(ledger)
-    }
-}
-
-/// One write of the ledger as an operation of the store.
-pub fn op(paths: &Tree, write: &Write) -> Op {
-    let (path, bytes) = match &write.entry {
-        Entry::App(info) => (paths.app(info.app_id), content::encode_app(info)),
-        Entry::Partition(config) => (paths.partition(config.gpid), content::encode_partition(config)),
-    };
-    match write.over {
-        Some(version) => Op::set(path, bytes, version),
-        None => Op::create(path, bytes),
     }
 }

@@ -153,7 +153,7 @@ impl World {
                 if self.is_this_life(meta, life)
                     && !self.meta_held_up(meta, Happening::MetaTick { meta, life })
                 {
-                    self.metas[meta].tick(&mut self.bus, &mut self.checks);
+                    self.metas[meta].tick(&mut self.bus);
                 }
             }
             Happening::StartStore => self.start_store(),

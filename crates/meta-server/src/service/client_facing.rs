@@ -4,6 +4,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use pegasus_meta_core::Job;
 use pegasus_placement::ClusterView;
 use pegasus_placement::envs::EnvChange;
 use pegasus_placement::recall::RecallTable;
@@ -22,7 +23,7 @@ use crate::leader::Leader;
 use crate::published::Published;
 use crate::resolver::Resolver;
 use crate::role::Role;
-use crate::writer::Job;
+use crate::writer::Ticket;
 
 /// How long the answer to a creation waits for the table's replicas. Clients give a creation 10 s and more before
 /// they try another meta-server.
@@ -208,23 +209,20 @@ impl ClientFacing {
             success_if_exist: options.success_if_exist,
         };
         let mut published = self.0.published.subscribe();
-        self.write(
-            |answer| Job::Create { request, made: None, answer },
-            move |result| {
-                let answer =
-                    |err, appid| AdminResponse::CreateApp(CreateAppResponse { err: ErrorName(err), appid });
-                match result {
-                    Err(error) => reply.admin(answer(error.code, 0)),
-                    // Clients use the table at once: it is answered when every member has its replicas.
-                    Ok(app_id) => drop(tokio::task::spawn_local(async move {
-                        let settled = |shown: &Arc<Published>| !is_creating(shown, app_id);
-                        // After the wait it is stored all the same, and becomes available by itself.
-                        let _ = timeout(CREATION_WAIT, published.wait_for(settled)).await;
-                        reply.admin(answer(ErrorCode::Ok, app_id));
-                    })),
-                }
-            },
-        );
+        self.write(Job::Create(request), Ticket::Created, move |result| {
+            let answer =
+                |err, appid| AdminResponse::CreateApp(CreateAppResponse { err: ErrorName(err), appid });
+            match result {
+                Err(error) => reply.admin(answer(error.code, 0)),
+                // Clients use the table at once: it is answered when every member has its replicas.
+                Ok(app_id) => drop(tokio::task::spawn_local(async move {
+                    let settled = |shown: &Arc<Published>| !is_creating(shown, app_id);
+                    // After the wait it is stored all the same, and becomes available by itself.
+                    let _ = timeout(CREATION_WAIT, published.wait_for(settled)).await;
+                    reply.admin(answer(ErrorCode::Ok, app_id));
+                })),
+            }
+        });
     }
 
     fn drop_app(&self, request: DropAppRequest, reply: ReplyTo) {
@@ -233,27 +231,21 @@ impl ClientFacing {
             success_if_not_exist: request.options.success_if_not_exist,
             reserve_seconds: request.options.reserve_seconds.unwrap_or(0),
         };
-        self.write(
-            |answer| Job::Drop { request, made: None, answer },
-            move |result: Result<(), TableError>| {
-                let err = ErrorName(result.err().map_or(ErrorCode::Ok, |error| error.code));
-                reply.admin(AdminResponse::DropApp(DropAppResponse { err }));
-            },
-        );
+        self.write(Job::Drop(request), Ticket::Dropped, move |result: Result<(), TableError>| {
+            let err = ErrorName(result.err().map_or(ErrorCode::Ok, |error| error.code));
+            reply.admin(AdminResponse::DropApp(DropAppResponse { err }));
+        });
     }
 
     fn recall(&self, request: RecallAppRequest, reply: ReplyTo) {
         let request = RecallTable { app_id: request.app_id, name: request.new_app_name };
-        self.write(
-            |answer| Job::Recall { request, made: false, answer },
-            move |result: Result<AppInfo, TableError>| {
-                let (err, info) = match result {
-                    Ok(info) => (ErrorCode::Ok, AppInfoMessage::from(&info)),
-                    Err(error) => (error.code, AppInfoMessage::default()),
-                };
-                reply.admin(AdminResponse::RecallApp(RecallAppResponse { err: ErrorName(err), info }));
-            },
-        );
+        self.write(Job::Recall(request), Ticket::Recalled, move |result: Result<AppInfo, TableError>| {
+            let (err, info) = match result {
+                Ok(info) => (ErrorCode::Ok, AppInfoMessage::from(&info)),
+                Err(error) => (error.code, AppInfoMessage::default()),
+            };
+            reply.admin(AdminResponse::RecallApp(RecallAppResponse { err: ErrorName(err), info }));
+        });
     }
 
     fn update_envs(&self, request: UpdateAppEnvRequest, reply: ReplyTo) {
@@ -265,7 +257,8 @@ impl ClientFacing {
             Err(why) => return reply.admin(answer(ErrorCode::InvalidParameters, why.to_owned())),
         };
         self.write(
-            |answer| Job::Envs { name: request.app_name, change, answer },
+            Job::Envs { name: request.app_name, change },
+            Ticket::Envs,
             move |result: Result<String, TableError>| {
                 reply.admin(match result {
                     Ok(hint) => answer(ErrorCode::Ok, hint),
@@ -278,12 +271,13 @@ impl ClientFacing {
     /// Hands a job to the writer and answers when it is done.
     fn write<T: 'static>(
         &self,
-        job: impl FnOnce(oneshot::Sender<Result<T, TableError>>) -> Job,
+        job: Job,
+        ticket: impl FnOnce(oneshot::Sender<Result<T, TableError>>) -> Ticket,
         done: impl FnOnce(Result<T, TableError>) + 'static,
     ) {
         let (answer, answered) = oneshot::channel();
         let error = |code, hint: &str| Err(TableError { code, hint: hint.into() });
-        if self.0.jobs.try_send(job(answer)).is_err() {
+        if self.0.jobs.try_send((job, ticket(answer))).is_err() {
             return done(error(ErrorCode::Busy, "too many changes wait"));
         }
         tokio::task::spawn_local(async move {

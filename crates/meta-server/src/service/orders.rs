@@ -3,6 +3,7 @@
 
 use std::net::SocketAddrV4;
 
+use pegasus_meta_core::Job;
 use pegasus_placement::balance::{Kind, Move};
 use pegasus_placement::level::FunctionLevel;
 use pegasus_rpc::wire::ErrorName;
@@ -13,7 +14,7 @@ use tokio::sync::oneshot;
 
 use crate::clock::wall_us;
 use crate::leader::Leader;
-use crate::writer::Job;
+use crate::writer::Ticket;
 
 /// Sets the level, or only tells it.
 pub fn control(leader: &Leader, request: &ControlMetaRequest) -> ControlMetaResponse {
@@ -193,7 +194,7 @@ pub async fn force(leader: &Leader, gpid: Gpid, node: Node) -> Result<(), String
         config.ballot
     };
     tracing::warn!(%gpid, %node, "an operator has a partition begin again: what only others hold is lost");
-    let job = Job::Force { gpid, ballot, node, answer };
+    let job = (Job::Force { gpid, ballot, node }, Ticket::Forced(answer));
     leader.jobs.try_send(job).map_err(|_| "too many changes wait".to_owned())?;
     answered.await.unwrap_or_else(|_| Err("whether it was stored is not known".to_owned()))
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
+use pegasus_meta_core::Job;
 use pegasus_placement::liveness::News;
 use pegasus_placement::tables;
 use pegasus_rpc::peer::{Context, MetaPeer, Remote};
@@ -16,7 +17,7 @@ use tokio::sync::oneshot;
 use crate::clock::{wall_s, wall_us};
 use crate::leader::{Leader, report_frozen};
 use crate::role::Role;
-use crate::writer::Job;
+use crate::writer::Ticket;
 
 /// One connection's handler: answers as the leader, or names it.
 #[derive(Clone, Debug)]
@@ -175,7 +176,7 @@ impl ReplicaFacing {
             self.leader.freeze(gpid, &self.remote, request.ballot, stored);
         }
         let (answer, answered) = oneshot::channel();
-        if self.leader.jobs.try_send(Job::Change { request, answer }).is_err() {
+        if self.leader.jobs.try_send((Job::Change(request), Ticket::Change(answer))).is_err() {
             return ChangeReply::NotLeader { leader: self.me() };
         }
         // The writer is gone: so is the leader.

@@ -1,24 +1,28 @@
-//! The leader's part: decide → persist → adopt → answer, one batch of jobs at a time.
+//! The leader's part: what it hears, and the writer of `pegasus_meta_core` driven with the simulated store.
 
 use std::collections::VecDeque;
 
+use pegasus_meta_core::{
+    Desk, Done, Job, LoadError, Loading, Next, Outcome, Progress, Step, Writer, WriterError,
+};
 use pegasus_placement::Ledger;
-use pegasus_placement::assign::Members;
 use pegasus_placement::balance::{self, moves::Pace};
 use pegasus_placement::cure::{self, Cure, Order};
-use pegasus_placement::ledger::{Entry, Write};
+use pegasus_placement::ledger::Adopted;
+use pegasus_placement::level::FunctionLevel;
 use pegasus_placement::liveness::Liveness;
-use pegasus_types::meta::{BeaconAck, ChangeReply, ChangeRequest, ProposalRequest, ReplicaReport};
-use pegasus_types::{AppInfo, ChangeKind, Gpid, Millis, Node, PartitionConfig};
-use pegasus_zk_coordination::{Fence, Op, StoreError};
+use pegasus_placement::tables::Limits;
+use pegasus_types::meta::{BeaconAck, ProposalRequest, ReplicaReport};
+use pegasus_types::{AppInfo, Gpid, Millis, Node, PartitionConfig};
+use pegasus_zk_coordination::{Fence, Op, StoreError, content};
 
 use super::{Asked, Meta, TABLE, paths};
-use crate::bus::{Bus, MS, Micros, Packet, Place};
+use crate::bus::{Bus, MS, Micros, Packet, Place, SECOND};
 use crate::checks::Checks;
 use crate::host::Host;
 use crate::host::clock::WALL_US;
 use crate::settings::Sabotage;
-use crate::store::{StoreAnswer, StoreCall, op};
+use crate::store::{StoreAnswer, StoreCall};
 
 /// Beacons come every second.
 const GRACE_MS: u64 = 4_000;
@@ -27,29 +31,35 @@ const PAUSE: Micros = 300 * MS;
 /// Between two looks at what is to be cured.
 const CURE_EVERY_MS: u64 = 200;
 
+/// Who waits for what comes of a job.
 #[derive(Debug)]
-enum Job {
-    Change { from: Place, ask: u64, request: ChangeRequest },
-    Assign(Vec<(Gpid, Members)>),
-    Available,
+enum Ticket {
+    Host { from: Place, ask: u64 },
+    Nobody,
 }
 
+/// What the store was asked.
 #[derive(Debug)]
 enum UnderWay {
-    Load,
-    Write { jobs: Vec<Job>, replies: Vec<Option<ChangeReply>>, writes: Vec<Write> },
+    Nothing,
+    Load(Loading),
+    Store,
 }
 
 #[derive(Debug)]
 pub struct Leader {
     pub fence: Fence,
-    /// None = to be loaded (again).
+    /// None = nothing was loaded yet.
     ledger: Option<Ledger>,
-    known_once: bool,
+    /// The ledger is not to be believed any more.
+    load_again: bool,
     cure: Cure,
     liveness: Liveness,
-    jobs: VecDeque<Job>,
-    under_way: Option<UnderWay>,
+    limits: Limits,
+    /// They wait while the writer is busy.
+    jobs: VecDeque<(Job, Ticket)>,
+    writer: Writer<Ticket>,
+    under_way: UnderWay,
     again_at: Micros,
     cured_at: Millis,
 }
@@ -70,11 +80,13 @@ impl Leader {
         Self {
             fence,
             ledger: None,
-            known_once: false,
+            load_again: false,
             cure: Cure::new(options, now),
             liveness: Liveness::new(GRACE_MS),
+            limits: Limits::default(),
             jobs: VecDeque::new(),
-            under_way: None,
+            writer: Writer::new(paths()),
+            under_way: UnderWay::Nothing,
             again_at: 0,
             cured_at: Millis::ZERO,
         }
@@ -82,7 +94,7 @@ impl Leader {
 
     /// It has loaded what is stored, and so may answer.
     pub fn is_ready(&self) -> bool {
-        self.known_once
+        self.ledger.is_some()
     }
 
     pub fn config(&self, gpid: Gpid) -> Option<&PartitionConfig> {
@@ -98,137 +110,175 @@ impl Leader {
         ledger.flat_map(|l| l.view().live_partitions().map(|(_, config)| config.gpid)).collect()
     }
 
-    /// Every job on top of what is stored and of the jobs before it.
-    fn decide(
-        &self,
-        ledger: &Ledger,
-        jobs: &[Job],
-        sabotage: Sabotage,
-    ) -> (Vec<Option<ChangeReply>>, Vec<Write>) {
-        let mut draft = ledger.draft();
-        let mut replies = Vec::new();
-        for job in jobs {
-            replies.push(match job {
-                Job::Change { request, .. } if self.cure.is_frozen(request.gpid) => {
-                    Some(ChangeReply::Rejected { current: None, why: "frozen".to_owned() })
-                }
-                Job::Change { request, .. } => Some(match draft.change(request) {
-                    Ok(config) => ChangeReply::Accepted(config),
-                    Err(why) => ChangeReply::Rejected {
-                        current: draft.view().partition(request.gpid).map(|config| (**config).clone()),
-                        why: why.to_string(),
-                    },
-                }),
-                Job::Assign(list) => {
-                    for (gpid, members) in list {
-                        draft.assign(*gpid, members);
-                    }
-                    None
-                }
-                Job::Available => {
-                    let table = draft.view().table(TABLE);
-                    if table.is_some_and(|table| self.cure.all_hold(&table.partitions)) {
-                        draft.make_available(TABLE);
-                    }
-                    None
-                }
-            });
-        }
-        let mut writes = draft.writes();
-        let claimed = |job: &Job| matches!(job, Job::Change { request, .. } if matches!(request.kind, ChangeKind::TakeOver { .. }));
-        if sabotage.double_member && jobs.iter().any(claimed) {
-            for write in &mut writes {
-                if let Entry::Partition(config) = &mut write.entry {
+    /// Has the writer do something with what is known. None = nothing was loaded yet.
+    fn at_desk<R>(
+        &mut self,
+        (now, at): (Millis, Micros),
+        act: impl FnOnce(&mut Writer<Ticket>, &mut Desk<'_>) -> R,
+    ) -> Option<R> {
+        let mut desk = Desk {
+            ledger: self.ledger.as_mut()?,
+            cure: &mut self.cure,
+            liveness: &self.liveness,
+            level: FunctionLevel::Lively,
+            limits: &self.limits,
+            now,
+            now_s: i64::try_from((WALL_US + at) / SECOND).unwrap_or(i64::MAX),
+        };
+        Some(act(&mut self.writer, &mut desk))
+    }
+
+    /// A multi as this leader sends it.
+    fn fenced(&self, ops: Vec<Op>, sabotage: Sabotage) -> Vec<Op> {
+        let fence = self.fence.checks().into_iter().filter(|_| !sabotage.no_fence && !sabotage.blind_writes);
+        fence.chain(ops.into_iter().map(|op| self.spoilt(op, sabotage))).collect()
+    }
+
+    fn spoilt(&self, op: Op, sabotage: Sabotage) -> Op {
+        match op {
+            Op::Set { path, bytes, .. } if sabotage.blind_writes => Op::Set { path, bytes, version: None },
+            Op::Set { path, bytes, version } if sabotage.double_member => {
+                let Ok(mut config) = content::decode_partition(&bytes) else {
+                    return Op::Set { path, bytes, version };
+                };
+                let old = self.config(config.gpid).and_then(|config| config.primary.clone());
+                if old.is_some() && old != config.primary {
                     config.secondaries.extend(config.primary.clone());
                 }
+                Op::Set { path, bytes: content::encode_partition(&config).into(), version }
             }
+            op => op,
         }
-        (replies, writes)
     }
 }
 
 impl Meta {
     /// What the leader has to do next, if it may.
-    pub(super) fn lead(&mut self, bus: &mut Bus, checks: &mut Checks) {
+    pub(super) fn lead(&mut self, bus: &mut Bus) {
         if !self.up || !self.may_decide() {
             return;
         }
         self.look_round(bus);
-        let sabotage = self.settings.sabotage;
-        let place = self.place();
+        let now = (self.millis(bus), bus.now);
         let Some(leader) = &mut self.leader else { return };
-        if leader.under_way.is_some() || bus.now < leader.again_at {
+        if !matches!(leader.under_way, UnderWay::Nothing) || bus.now < leader.again_at {
             return;
         }
-        let Some(ledger) = &leader.ledger else {
-            leader.under_way = Some(UnderWay::Load);
-            return self.call(bus, Asked::Leader, StoreCall::Load);
-        };
-        if leader.jobs.is_empty() {
-            return;
+        if leader.ledger.is_none() || leader.load_again {
+            let (loading, read) = Loading::begin(&paths());
+            leader.under_way = UnderWay::Load(loading);
+            return self.call(bus, Asked::Leader, StoreCall::Load(read));
         }
-        let jobs: Vec<Job> = leader.jobs.drain(..).collect();
-        let (replies, writes) = leader.decide(ledger, &jobs, sabotage);
-        if writes.is_empty() {
-            return answer(bus, place, jobs, replies);
+        if leader.writer.is_idle() {
+            if leader.jobs.is_empty() {
+                return;
+            }
+            leader.writer.begin(leader.jobs.drain(..));
         }
-        let paths = paths();
-        let fence =
-            leader.fence.checks().into_iter().filter(|_| !sabotage.no_fence && !sabotage.blind_writes);
-        let ops = fence
-            .chain(writes.iter().map(|write| blind_if(sabotage.blind_writes, op(&paths, write))))
-            .collect();
-        let epoch = Some(leader.fence.epoch);
-        leader.under_way = Some(UnderWay::Write { jobs, replies, writes });
-        self.call(bus, Asked::Leader, StoreCall::Write { ops, epoch });
-        let _ = checks;
+        if let Some(step) = leader.at_desk(now, |writer, desk| writer.decide(desk)) {
+            self.stepped(bus, step);
+        }
+    }
+
+    fn stepped(&mut self, bus: &mut Bus, step: Step<Ticket>) {
+        let (place, sabotage) = (self.place(), self.settings.sabotage);
+        let Some(leader) = &mut self.leader else { return };
+        announce(leader, bus, place, step.adopted);
+        step.done.into_iter().for_each(|done| answer(bus, place, done));
+        match step.next {
+            Next::Store(ops) => {
+                let (ops, epoch) = (leader.fenced(ops, sabotage), Some(leader.fence.epoch));
+                leader.under_way = UnderWay::Store;
+                self.call(bus, Asked::Leader, StoreCall::Write { ops, epoch });
+            }
+            Next::Pause => leader.again_at = bus.now + PAUSE,
+            Next::Load => leader.load_again = true,
+            Next::Idle => {}
+        }
     }
 
     pub(super) fn leader_answered(&mut self, bus: &mut Bus, checks: &mut Checks, answered: StoreAnswer) {
-        let now = self.millis(bus);
-        let place = self.place();
         let Some(leader) = &mut self.leader else { return };
-        match (leader.under_way.take(), answered) {
-            (Some(UnderWay::Load), StoreAnswer::Loaded(Ok(ledger))) => {
-                if !leader.known_once {
-                    // Nobody is declared dead before one grace time.
-                    ledger.view().known_nodes().iter().for_each(|node| leader.liveness.expect(now, node));
-                }
-                leader.known_once = true;
-                leader.ledger = Some(ledger);
-            }
-            (Some(UnderWay::Load), StoreAnswer::Loaded(Err(why))) => {
-                checks.violation(bus.now, format!("{place} cannot load: {why}"));
-            }
-            (Some(UnderWay::Write { jobs, replies, writes }), StoreAnswer::Written(Ok(_))) => {
-                adopt(leader, bus, place, now, writes);
-                answer(bus, place, jobs, replies);
-            }
-            (under_way, StoreAnswer::Written(Err(error))) => {
-                leader.under_way = under_way;
-                self.store_failed(bus, checks, error);
-            }
+        match (std::mem::replace(&mut leader.under_way, UnderWay::Nothing), answered) {
+            (UnderWay::Load(loading), StoreAnswer::Loaded(found)) => match found {
+                Ok(found) => self.loaded(bus, checks, loading, found),
+                Err(error) => self.load_failed(bus, checks, LoadError::Store(error)),
+            },
+            (UnderWay::Store, StoreAnswer::Written(result)) => self.stored(bus, result.map(|_| ())),
             _ => {}
         }
-        self.lead(bus, checks);
+        self.lead(bus);
     }
 
-    /// The jobs stay, and are decided again on what is stored by then: those that were done are recognised.
-    pub(super) fn store_failed(&mut self, bus: &mut Bus, checks: &mut Checks, error: StoreError) {
+    /// No answer has come.
+    pub(super) fn leader_unanswered(&mut self, bus: &mut Bus, checks: &mut Checks, error: StoreError) {
         let Some(leader) = &mut self.leader else { return };
-        let broken = leader.fence.is_broken_by(&error);
-        bus.trace.line(bus.now, format_args!("m{}: {error}", self.id + 1));
-        if let Some(UnderWay::Write { jobs, .. }) = leader.under_way.take() {
-            jobs.into_iter().rev().for_each(|job| leader.jobs.push_front(job));
+        match std::mem::replace(&mut leader.under_way, UnderWay::Nothing) {
+            UnderWay::Load(_) => self.load_failed(bus, checks, LoadError::Store(error)),
+            UnderWay::Store => self.stored(bus, Err(error)),
+            UnderWay::Nothing => {}
         }
-        leader.again_at = bus.now + PAUSE;
-        if !matches!(error, StoreError::Unavailable(_)) {
-            leader.ledger = None;
+    }
+
+    fn loaded(
+        &mut self,
+        bus: &mut Bus,
+        checks: &mut Checks,
+        mut loading: Loading,
+        found: pegasus_meta_core::Found,
+    ) {
+        let now = self.millis(bus);
+        let Some(leader) = &mut self.leader else { return };
+        match loading.found(found) {
+            Ok(Progress::Read(read)) => {
+                leader.under_way = UnderWay::Load(loading);
+                self.call(bus, Asked::Leader, StoreCall::Load(read));
+            }
+            Ok(Progress::Loaded(ledger)) => {
+                if leader.ledger.is_none() {
+                    // Nobody is declared dead before one grace time.
+                    ledger.view().known_nodes().iter().for_each(|node| leader.liveness.expect(now, node));
+                    let half_done = ledger.half_done().into_iter();
+                    leader.jobs.extend(half_done.map(|app_id| (Job::Mend(app_id), Ticket::Nobody)));
+                }
+                leader.load_again = false;
+                leader.ledger = Some(ledger);
+            }
+            Err(error) => self.load_failed(bus, checks, error),
         }
-        if broken {
-            self.leader = None;
+    }
+
+    fn load_failed(&mut self, bus: &mut Bus, checks: &mut Checks, error: LoadError) {
+        let place = self.place();
+        bus.trace.line(bus.now, format_args!("{place} cannot load: {error}"));
+        let Some(leader) = &mut self.leader else { return };
+        match error {
+            LoadError::Store(StoreError::Unavailable(_) | StoreError::OutcomeUnknown(_)) => {
+                leader.again_at = bus.now + PAUSE;
+            }
+            error => checks.violation(bus.now, format!("{place} cannot load: {error}")),
         }
-        let _ = checks;
+    }
+
+    fn stored(&mut self, bus: &mut Bus, result: Result<(), StoreError>) {
+        let now = (self.millis(bus), bus.now);
+        let place = self.place();
+        let Some(leader) = &mut self.leader else { return };
+        if let Err(error) = &result {
+            bus.trace.line(bus.now, format_args!("{place}: {error}"));
+        }
+        let result = result
+            .map_err(|error| if leader.fence.is_broken_by(&error) { StoreError::NotLeader } else { error });
+        match leader.at_desk(now, |writer, desk| writer.stored(desk, result)) {
+            None => {}
+            Some(Ok(step)) => self.stepped(bus, step),
+            // The election finds out what is true.
+            Some(Err(WriterError::NotLeader)) => self.end_term(),
+            Some(Err(error)) => {
+                bus.trace.line(bus.now, format_args!("{place} gives its session up: {error}"));
+                self.end_session(bus);
+            }
+        }
     }
 
     // --- hosts ---
@@ -238,7 +288,9 @@ impl Meta {
         let place = self.place();
         let Some(leader) = &mut self.leader else { return };
         match packet {
-            Packet::Change { ask, request } => leader.jobs.push_back(Job::Change { from, ask, request }),
+            Packet::Change { ask, request } => {
+                leader.jobs.push_back((Job::Change(request), Ticket::Host { from, ask }))
+            }
             Packet::Query(gpid) => {
                 if let (Some(info), Some(config)) = (leader.info(), leader.config(gpid).cloned()) {
                     bus.send(place, from, Packet::Configs(vec![(info, config)]));
@@ -281,7 +333,7 @@ impl Meta {
         let creating = |status| status == pegasus_types::AppStatus::Creating;
         let table = ledger.view().table(TABLE);
         if table.is_some_and(|t| creating(t.info.status) && leader.cure.all_hold(&t.partitions)) {
-            leader.jobs.push_back(Job::Available);
+            leader.jobs.push_back((Job::Available(TABLE), Ticket::Nobody));
         }
         let Some(info) = leader.info() else { return };
         let reported = |gpid: Gpid| replicas.iter().find(|r| r.gpid == gpid);
@@ -308,7 +360,7 @@ impl Meta {
         let (place, no_cure) = (self.place(), self.settings.sabotage.no_cure);
         let Some(leader) = &mut self.leader else { return };
         let Some(ledger) = &leader.ledger else { return };
-        if now.since(leader.cured_at) < CURE_EVERY_MS || leader.under_way.is_some() {
+        if now.since(leader.cured_at) < CURE_EVERY_MS {
             return;
         }
         leader.cured_at = now;
@@ -322,19 +374,15 @@ impl Meta {
             }
         }
         if !assign.is_empty() {
-            leader.jobs.push_back(Job::Assign(assign));
+            leader.jobs.push_back((Job::Assign(assign), Ticket::Nobody));
         }
     }
 }
 
-/// What is stored is adopted and told to everybody concerned.
-fn adopt(leader: &mut Leader, bus: &mut Bus, place: Place, now: Millis, writes: Vec<Write>) {
-    let Some(ledger) = &mut leader.ledger else { return };
-    let configs = ledger.adopt(writes).configs;
-    let info = leader.info();
-    for (old, new) in configs {
-        leader.cure.changed(now, &old, &new);
-        let Some(info) = &info else { continue };
+/// What is stored is told to everybody concerned.
+fn announce(leader: &Leader, bus: &mut Bus, place: Place, adopted: Adopted) {
+    let Some(info) = leader.info() else { return };
+    for (old, new) in adopted.configs {
         let mut told: Vec<&Node> = old.members().chain(new.members()).collect();
         told.sort();
         told.dedup();
@@ -344,18 +392,9 @@ fn adopt(leader: &mut Leader, bus: &mut Bus, place: Place, now: Millis, writes: 
     }
 }
 
-fn answer(bus: &mut Bus, place: Place, jobs: Vec<Job>, replies: Vec<Option<ChangeReply>>) {
-    for (job, reply) in jobs.into_iter().zip(replies) {
-        if let (Job::Change { from, ask, .. }, Some(reply)) = (job, reply) {
-            bus.send(place, from, Packet::ChangeReply { ask, reply });
-        }
-    }
-}
-
-fn blind_if(blind: bool, op: Op) -> Op {
-    match op {
-        Op::Set { path, bytes, .. } if blind => Op::Set { path, bytes, version: None },
-        op => op,
+fn answer(bus: &mut Bus, place: Place, done: Done<Ticket>) {
+    if let (Ticket::Host { from, ask }, Outcome::Change(reply)) = (done.ticket, done.outcome) {
+        bus.send(place, from, Packet::ChangeReply { ask, reply });
     }
 }
 

@@ -1,8 +1,8 @@
 //! Meta-servers: each stands for election, and the one that leads decides.
 //!
 //! The election, the paths and the content of the nodes are those of `pegasus_zk_coordination`; what a leader decides
-//! is `pegasus_placement`'s. Played here are the processes round them, and the order decide → persist → adopt →
-//! answer as `meta-server`'s writer has it (`leader.rs`).
+//! is `pegasus_placement`'s, and how it is decided, stored, adopted and answered `pegasus_meta_core`'s. Played here are
+//! the processes round them.
 //!
 //! ```text
 //!  hosts --asks, beacons, reports--> Meta (leader) --multi, fenced--> Store
@@ -191,7 +191,7 @@ impl Meta {
             match asked {
                 // A lost answer of a write is of unknown outcome, of anything else it is no answer.
                 Asked::Election => self.elect(bus, Event::Answer(Answer::Written(Err(unknown())))),
-                Asked::Leader => self.store_failed(bus, checks, unknown()),
+                Asked::Leader => self.leader_unanswered(bus, checks, unknown()),
                 Asked::Ping => {}
             }
         }
@@ -206,7 +206,7 @@ impl Meta {
             self.call(bus, Asked::Ping, StoreCall::Ping);
         }
         self.elect(bus, Event::Tick);
-        self.lead(bus, checks);
+        self.lead(bus);
     }
 
     fn begin_session(&mut self, bus: &mut Bus) {
@@ -224,6 +224,14 @@ impl Meta {
         });
         bus.trace.line(bus.now, format_args!("{} begins session {id:x}", self.place()));
         self.elect(bus, Event::Start);
+    }
+
+    /// What the leader asked the store concerns nobody any more.
+    fn end_term(&mut self) {
+        self.leader = None;
+        if let Some(session) = &mut self.session {
+            session.calls.retain(|(_, asked, _)| *asked != Asked::Leader);
+        }
     }
 
     fn end_session(&mut self, bus: &Bus) {
@@ -275,12 +283,12 @@ impl Meta {
         match &leadership {
             Leadership::Leading(fence) => {
                 if self.leader.as_ref().is_none_or(|leader| leader.fence != *fence) {
+                    self.end_term();
                     self.leader = Some(Leader::new(now, fence.clone(), self.settings.balance));
                 }
             }
-            // Nothing is decided; the same fence may come back.
-            Leadership::Suspended(_) => {}
-            Leadership::Standby { .. } => self.leader = None,
+            // The term is over. If the same fence comes back, everything is loaded anew.
+            Leadership::Suspended(_) | Leadership::Standby { .. } => self.end_term(),
             Leadership::Over => return self.end_session(bus),
         }
         if let Some(session) = &mut self.session {
@@ -290,9 +298,9 @@ impl Meta {
 
     // --- what arrives ---
 
-    pub fn tick(&mut self, bus: &mut Bus, checks: &mut Checks) {
+    pub fn tick(&mut self, bus: &mut Bus) {
         self.elect(bus, Event::Tick);
-        self.lead(bus, checks);
+        self.lead(bus);
     }
 
     pub fn deliver(&mut self, bus: &mut Bus, checks: &mut Checks, from: Place, packet: Packet) {
@@ -321,7 +329,7 @@ impl Meta {
             }
             _ => {}
         }
-        self.lead(bus, checks);
+        self.lead(bus);
     }
 
     fn answered(&mut self, bus: &mut Bus, checks: &mut Checks, id: u64, call: u64, answer: StoreAnswer) {
