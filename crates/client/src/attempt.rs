@@ -42,7 +42,7 @@ impl Table {
                 Verdict::Fail => return Err(final_error(failure)),
             };
             last = failure.to_string();
-            if !attempts.pause().await {
+            if !attempts.pause(refresh).await {
                 return Err(Error::Timeout { last });
             }
             layout = if refresh { self.refresh(&layout, &attempts).await? } else { self.resolver.layout() };

@@ -133,7 +133,7 @@ impl Metas {
             if !said.is_empty() {
                 last = said.join("; ");
             }
-            if !attempts.pause().await {
+            if !attempts.pause(false).await {
                 return Err(Error::Timeout { last });
             }
         }

@@ -274,11 +274,13 @@ pub async fn reports(shell: Rc<Shell>, interval: Duration) {
 /// What the meta has stored, from an answer or pushed.
 pub fn adopt(shell: &Rc<Shell>, configs: Vec<(AppInfo, PartitionConfig)>) {
     let mut new = Vec::new();
+    let mut is_out = false;
     shell.with(|state| {
         for (app, config) in configs {
             note_app(state, app.clone());
             let gpid = config.gpid;
             if state.replicas.contains_key(&gpid) {
+                is_out |= !config.is_member(&shell.me);
                 replica_files::update_app(state, shell, &app, gpid);
             } else if app.status == AppStatus::Creating && config.is_member(&shell.me) && state.opening == 0 {
                 new.push((app, config));
@@ -289,6 +291,10 @@ pub fn adopt(shell: &Rc<Shell>, configs: Vec<(AppInfo, PartitionConfig)>) {
     });
     for (app, config) in new {
         replica_files::create(shell, app, config);
+    }
+    if is_out {
+        // Whoever is removed is not asked back before it has been heard again; the group may be too small for writes.
+        shell.meta.beacon.notify_one();
     }
     shell.wake.notify_one();
 }

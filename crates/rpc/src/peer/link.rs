@@ -257,6 +257,7 @@ where
         let meet = async {
             let mut stream = TcpStream::connect(&*addresses).await?;
             prepare_socket(&stream)?;
+            set_user_timeout(&stream, self.class)?;
             let accepted = greet(&mut stream, &hello).await?;
             Ok::<_, HelloError>((stream, accepted))
         };
@@ -376,9 +377,21 @@ pub(crate) fn prepare_socket(stream: &TcpStream) -> io::Result<()> {
     sockopt::set_tcp_keepidle(stream, Duration::from_secs(3))?;
     sockopt::set_tcp_keepintvl(stream, Duration::from_secs(1))?;
     sockopt::set_tcp_keepcnt(stream, 3)?;
-    // Milliseconds that sent data may stay unacknowledged by the other kernel.
-    sockopt::set_tcp_user_timeout(stream, 5_000)?;
-    Ok(())
+    set_user_timeout(stream, Class::Bulk)
+}
+
+/// How long sent data may stay unacknowledged by the other kernel. After that the dialer begins anew: a kernel sends lost
+/// bytes again after ever longer pauses, so that a connection which outlives a cut of 3 s may be of no use for 3 s more,
+/// and the group would need it for leases and prepares as soon as the cable is whole. Above the time after which
+/// the group acts (`grace_ms`, 900 ms), so that nothing is broken that it would still have waited for.
+fn set_user_timeout(stream: &TcpStream, class: Class) -> io::Result<()> {
+    let ms = match class {
+        Class::Control => 1_000,
+        Class::Replication => 2_000,
+        // A receiver may have to wait for its disk and take nothing meanwhile.
+        Class::Bulk => 5_000,
+    };
+    Ok(rustix::net::sockopt::set_tcp_user_timeout(stream, ms)?)
 }
 
 /// Of the dialer's end.
@@ -395,4 +408,20 @@ pub(crate) fn frame_options(class: Class) -> FrameOptions {
 pub(crate) fn serve_options(class: Class) -> FrameOptions {
     let linger = (class == Class::Replication).then_some(ANSWERS_LINGER);
     FrameOptions { linger, ..frame_options(class) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_leases_and_prepares_need_is_given_up_soon_after_the_group_acts() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        prepare_socket(&stream).unwrap();
+        for (class, ms) in [(Class::Control, 1_000), (Class::Replication, 2_000), (Class::Bulk, 5_000)] {
+            set_user_timeout(&stream, class).unwrap();
+            assert_eq!(rustix::net::sockopt::tcp_user_timeout(&stream), Ok(ms), "{class:?}");
+        }
+    }
 }

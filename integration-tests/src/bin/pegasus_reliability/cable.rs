@@ -8,7 +8,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail, ensure};
 use pegasus_client::Cluster;
@@ -45,7 +45,8 @@ impl Net {
             ip(&["netns", "add", name]).context("network namespaces cannot be made (root is needed)")?;
             ip(&["-n", name, "link", "set", "lo", "up"])?;
         }
-        ip(&["-n", hub, "link", "add", "bridge", "type", "bridge"])?;
+        // Of its own: else it is that of a wire, and what comes in by that wire is taken also when the wire is unplugged.
+        ip(&["-n", hub, "link", "add", "bridge", "address", "02:00:00:00:00:01", "type", "bridge"])?;
         ip(&["-n", hub, "addr", "add", "10.213.0.1/24", "dev", "bridge"])?;
         ip(&["-n", hub, "link", "set", "bridge", "up"])?;
         for (i, node) in self.nodes.iter().enumerate() {
@@ -116,7 +117,11 @@ pub fn measure(runs: usize) -> Result<Cable> {
     let line = text.lines().find_map(|line| line.strip_prefix(ANSWER)).context("no answer")?;
     let gaps = line.split_whitespace().map(|ms| Ok(Duration::from_millis(ms.parse()?)));
     let gaps: Vec<_> = gaps.collect::<Result<_>>()?;
-    Ok(Cable { gap: Gap::new("cable of a primary cut", PROMISED, &gaps) })
+    let cable = Cable { gap: Gap::new("cable of a primary cut", PROMISED, &gaps) };
+    if !cable.is_kept() {
+        println!("the logs that may say why are in {}", dir.keep().display());
+    }
+    Ok(cable)
 }
 
 /// Processes that end with this value.
@@ -209,7 +214,8 @@ async fn cut_cables(runs: usize) -> Result<Vec<Duration>> {
         let (seen, at) = under_writers(&table, fault).await;
         ip(&["link", "set", &wire, "master", "bridge"])?;
         let gap = seen.gap(&led_by(victim), at, AFTER);
-        println!("cable of {} cut: {gap:?}", address(victim));
+        let when = humantime::format_rfc3339_millis(SystemTime::now() - at.elapsed());
+        println!("cable of {} cut at {when}: {gap:?}, mended after {:?}", address(victim), at.elapsed());
         gaps.push(gap);
     }
     Ok(gaps)
