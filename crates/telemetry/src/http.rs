@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use axum::Router;
 use axum::extract::{Query, Request, State};
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -16,6 +16,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use crate::entities::{self, Entities, Origin};
 use crate::time::Calendar;
 use crate::{Health, logging, registry, version};
 
@@ -31,7 +32,7 @@ const BODY_BYTES_MAX: usize = 1 << 20;
 /// What the base paths show.
 #[derive(Debug)]
 pub struct Base {
-    role: &'static str,
+    origin: Origin,
     registry: Registry,
     health: Health,
     settings: Map<String, Value>,
@@ -42,11 +43,12 @@ pub struct Base {
 impl Base {
     /// `settings`: an object by setting name, such as `pegasus_config::Effective`.
     pub fn new(role: &'static str, registry: Registry, health: Health, settings: &impl Serialize) -> Self {
+        let origin = Origin::of(role, &registry);
         let settings = match serde_json::to_value(settings) {
             Ok(Value::Object(map)) => map,
             Ok(_) | Err(_) => Map::new(),
         };
-        Self { role, registry, health, settings, help: Vec::new(), started: SystemTime::now() }
+        Self { origin, registry, health, settings, help: Vec::new(), started: SystemTime::now() }
     }
 
     /// Lists a path of the role itself under `/`.
@@ -81,7 +83,10 @@ const BASE_HELP: &[(&str, &str)] = &[
     ("/recentStartTime", "start of this process, UTC"),
     ("/config", "name=<setting>. One setting with its value and where it comes from"),
     ("/configs", "all settings"),
-    ("/metrics", "metrics as Prometheus text"),
+    (
+        "/metrics",
+        "metrics as Prometheus text; with [types=t,..&ids=..&attributes=key,value,..&metrics=name,..&detail=true|false&with_metric_fields=name,value,..] as JSON",
+    ),
     ("/livez", "200 while the process works"),
     ("/readyz", "200 when ready to serve, else 503 and why"),
     ("/logLevels", "what is logged; PUT info,pegasus_replica_server=debug changes it until the process ends"),
@@ -98,7 +103,8 @@ async fn index(State(base): State<Arc<Base>>) -> Response {
 }
 
 async fn show_version(State(base): State<Arc<Base>>) -> Response {
-    let value = json!({"Version": version::VERSION, "GitCommit": version::GIT_COMMIT, "Role": base.role});
+    let value =
+        json!({"Version": version::VERSION, "GitCommit": version::GIT_COMMIT, "Role": base.origin.role});
     json_text(StatusCode::OK, &value)
 }
 
@@ -120,8 +126,29 @@ async fn configs(State(base): State<Arc<Base>>) -> Response {
     json_text(StatusCode::OK, &Value::Object(base.settings.clone()))
 }
 
-async fn metrics(State(base): State<Arc<Base>>) -> Response {
-    metrics_text(&base.registry, "")
+async fn metrics(State(base): State<Arc<Base>>, request: Request) -> Response {
+    match asked_entities(request.uri(), request.headers()) {
+        None => metrics_text(&base.registry, ""),
+        Some(Err(refusal)) => refusal,
+        Some(Ok(query)) => {
+            let mut entities = Entities::default();
+            entities.add_registry(&base.registry);
+            json_text(StatusCode::OK, &query.answer(&base.origin, &entities))
+        }
+    }
+}
+
+/// What a request of `/metrics` asks of [`Entities`]: None when it wants Prometheus text, an answer when it is wrong.
+pub fn asked_entities(uri: &Uri, headers: &HeaderMap) -> Option<Result<entities::Query, Response>> {
+    let accepts = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    if uri.query().is_none_or(str::is_empty) && !accepts.contains("application/json") {
+        return None;
+    }
+    let query = Query::<Vec<(String, String)>>::try_from_uri(uri).map_err(|error| error.to_string());
+    let query = query.and_then(|Query(parameters)| {
+        entities::Query::parse(parameters.iter().map(|(key, value)| (key.as_str(), value.as_str())))
+    });
+    Some(query.map_err(|why| json_text(StatusCode::BAD_REQUEST, &json!({"error_message": why}))))
 }
 
 /// The answer of `/metrics`: the registry, and Prometheus text that a role has made itself.
@@ -230,6 +257,19 @@ mod tests {
             ("GET /config HTTP/1.1", "400 Bad Request", "name should be specified"),
             ("POST /configs HTTP/1.1\r\ncontent-length: 0", "200 OK", "{\"server_list\":{"),
             ("GET /metrics HTTP/1.1", "200 OK", "# TYPE resident_mem_usage_mb gauge"),
+            ("GET /metrics HTTP/1.1\r\naccept: text/plain;version=0.0.4", "200 OK", "# TYPE process_threads"),
+            (
+                "GET /metrics HTTP/1.1\r\naccept: application/json",
+                "200 OK",
+                "{\"cluster\":\"c\",\"entities\":[{",
+            ),
+            (
+                "GET /metrics?types=server&metrics=process_threads HTTP/1.1",
+                "200 OK",
+                "\"name\":\"process_threads\"",
+            ),
+            ("GET /metrics?detail=maybe HTTP/1.1", "400 Bad Request", "{\"error_message\":\"detail=maybe"),
+            ("GET /metrics?a=b HTTP/1.1", "400 Bad Request", "unknown field a=b"),
             ("GET /livez HTTP/1.1", "200 OK", "ok"),
             ("GET /readyz HTTP/1.1", "503 Service Unavailable", "start: starting"),
             ("GET /logLevels HTTP/1.1", "200 OK", "\r\n\r\n"),

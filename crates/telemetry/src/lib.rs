@@ -8,6 +8,7 @@
 //! | [`http`] | `/ /version /recentStartTime /config /configs /metrics /livez /readyz`, and one connection of it |
 //! | [`health`] | why a role is not ready |
 //! | [`shutdown`] | one token, one tracker that waits for all tasks |
+//! | [`entities`] | metrics in JSON, as Apache Pegasus tells them |
 //! | [`text`] | Prometheus text without a registry, written and read |
 //!
 //! ```text
@@ -18,6 +19,7 @@
 //! ```
 
 pub mod commands;
+pub mod entities;
 pub mod health;
 pub mod http;
 pub mod logging;
