@@ -72,6 +72,10 @@ pub struct Args {
     #[arg(long, value_name = "STORE", value_parser = Coordination::parse)]
     pub move_metadata_to: Option<Coordination>,
 
+    /// Remove the metadata of the cluster of this name for good, and end; none of its servers may run
+    #[arg(long, value_name = "CLUSTER")]
+    pub remove_metadata: Option<String>,
+
     /// Unknown keys are warnings, not mistakes
     #[arg(long)]
     allow_unknown_keys: bool,

@@ -88,6 +88,12 @@ fn run(only: Option<Role>) -> anyhow::Result<ExitCode> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         return print(&runtime.block_on(pegasus_meta_server::move_metadata_to(&settings.meta, to))?);
     }
+    if let Some(name) = &args.remove_metadata {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let removed = runtime.block_on(pegasus_meta_server::remove_metadata(&settings.meta, name))?;
+        let disks = settings.replica.data_dirs().into_iter().map(|(_, path)| path);
+        return print(&removed.text(disks.chain([settings.core.data_directory()])));
+    }
     supervise::run(settings, &roles)
 }
 

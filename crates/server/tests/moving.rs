@@ -1,4 +1,4 @@
-//! `--move-metadata-to` with a real ZooKeeper, and a meta-server on what was moved. Debian's package `zookeeper` must
+//! `--move-metadata-to` and `--remove-metadata` with a real ZooKeeper, and a meta-server on what was moved. Debian's package `zookeeper` must
 //! be there (`make test` sees to it).
 #![allow(clippy::unwrap_used, reason = "a test: also its helpers may panic")]
 
@@ -135,4 +135,58 @@ fn a_cluster_moves_to_zookeeper_and_back() {
     let apps = runtime.block_on(store.get("/pegasus/c1/apps")).unwrap().unwrap();
     assert_eq!(&apps.bytes[..], b"unlock");
     assert!(runtime.block_on(store.get("/pegasus/c1/apps/2/3")).unwrap().is_some());
+}
+
+fn remove(file: &Path, more: &[&str]) -> (bool, String) {
+    let output = Command::new(SERVER).arg(file).arg("--remove-metadata").args(more).output().unwrap();
+    (output.status.success(), told(&output))
+}
+
+#[test]
+fn a_cluster_that_is_not_in_use_is_removed() {
+    let zookeeper = ZooKeeper::start(1).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let file = config(dir, &zookeeper.hosts());
+    zookeeper.wait_serving(PATIENCE).unwrap();
+    fill(&SledStore::open(&dir.join("meta-store")).unwrap());
+    assert!(move_to(&file, "zookeeper").status.success());
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let metas = format!("meta_server.server_list={}", taken.local_addr().unwrap());
+
+    let (running, _address) = meta(&file, dir);
+    for (more, why) in [
+        (
+            ["c2", "--set", "core.logging_format=text"],
+            "is the configuration of cluster \"c1\", not of \"c2\"",
+        ),
+        (["c1", "--set", "core.logging_format=text"], "leads there"),
+        (["c1", "--set", &metas], "somebody listens on 127.0.0.1:"),
+    ] {
+        let (done, told) = remove(&file, &more);
+        assert!(!done && told.contains(why), "{more:?}: {told}");
+    }
+    drop(running);
+    // Killed, it is the leader until its session ends.
+    let begun = Instant::now();
+    let told = loop {
+        let (done, told) = remove(&file, &["c1"]);
+        if done {
+            break told;
+        }
+        assert!(begun.elapsed() < PATIENCE && told.contains("leads there"), "{told}");
+        std::thread::sleep(Duration::from_millis(200));
+    };
+    for part in ["usertable", "rs3.example:34801", "Nothing was heard of", &dir.display().to_string()] {
+        assert!(told.contains(part), "{part}: {told}");
+    }
+    let (done, told) = remove(&file, &["c1"]);
+    assert!(!done && told.contains("/pegasus/c1 holds no cluster"), "{told}");
+
+    // The embedded store, which says that everything moved away.
+    let embedded = ["c1", "--set", "meta_server.coordination=embedded"];
+    let (done, told) = remove(&file, &embedded);
+    assert!(done && told.contains("Removed embedded:"), "{told}");
+    let (done, told) = remove(&file, &embedded);
+    assert!(!done && told.contains("holds no cluster"), "{told}");
 }

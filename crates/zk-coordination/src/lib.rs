@@ -22,6 +22,7 @@ pub mod election;
 pub mod memory_store;
 pub mod memory_tree;
 pub mod moving;
+pub mod removing;
 pub mod sled_store;
 pub mod store;
 pub mod survey;

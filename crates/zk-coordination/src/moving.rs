@@ -113,7 +113,7 @@ pub async fn move_metadata(from: &Place, to: &Place) -> Result<Moved, MoveError>
 }
 
 /// A place that we lead.
-struct Held<'a> {
+pub(crate) struct Held<'a> {
     place: &'a Place,
     store: FencedStore,
     stop: oneshot::Sender<()>,
@@ -121,7 +121,7 @@ struct Held<'a> {
 }
 
 impl<'a> Held<'a> {
-    async fn take(place: &'a Place) -> Result<Self, MoveError> {
+    pub(crate) async fn take(place: &'a Place) -> Result<Self, MoveError> {
         let name = place.name();
         let session_ms = u64::try_from(place.store.session_timeout().as_millis()).unwrap_or(u64::MAX);
         let me: Node = ME.parse().map_err(|_| MoveError::NoLead { place: name.clone() })?;
@@ -155,7 +155,11 @@ impl<'a> Held<'a> {
         Err(error)
     }
 
-    async fn give_back(self) {
+    pub(crate) fn place(&self) -> &'a Place {
+        self.place
+    }
+
+    pub(crate) async fn give_back(self) {
         // The election may have ended by itself.
         let _ = self.stop.send(());
         let _ = self.election.await;
@@ -170,18 +174,18 @@ impl<'a> Held<'a> {
         Ok(datum.map(|datum| datum.bytes))
     }
 
-    async fn say(&self, text: &str) -> Result<(), MoveError> {
+    pub(crate) async fn say(&self, text: &str) -> Result<(), MoveError> {
         let path = self.place.tree.apps();
         let set = Op::Set { path, bytes: Bytes::copy_from_slice(text.as_bytes()), version: None };
         self.store.multi(vec![set]).await.map_err(|error| self.error(error)).map(drop)
     }
 
-    async fn read_all(&self) -> Result<BTreeMap<String, Bytes>, MoveError> {
+    pub(crate) async fn read_all(&self) -> Result<BTreeMap<String, Bytes>, MoveError> {
         survey::read_all(&self.store, &self.place.tree).await.map_err(|error| self.error(error))
     }
 
     /// In order, cut into multis.
-    async fn write(&self, ops: Vec<Op>) -> Result<(), MoveError> {
+    pub(crate) async fn write(&self, ops: Vec<Op>) -> Result<(), MoveError> {
         let mut multi = Vec::new();
         let mut bytes = 0;
         for op in ops {
