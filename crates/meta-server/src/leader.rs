@@ -9,12 +9,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use pegasus_placement::Ledger;
+use pegasus_placement::alone::Held;
 use pegasus_placement::cure::Cure;
 use pegasus_placement::level::FunctionLevel;
 use pegasus_placement::liveness::Liveness;
 use pegasus_placement::tables::Limits;
 use pegasus_types::meta::ProposalRequest;
-use pegasus_types::{AppInfo, Ballot, Gpid, Node, PartitionConfig};
+use pegasus_types::{AppId, AppInfo, Ballot, Gpid, Node, PartitionConfig};
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::clock::Clock;
@@ -34,6 +35,9 @@ pub struct Leader {
     pub proposer: Proposer,
     pub resolver: Resolver,
     pub metrics: Rc<Metrics>,
+    /// Tables whose creator was told that they are made before every member had its replica. Tools then look again
+    /// and again until each partition has its members (admin-protocol.md 4.4), and take an error for the end.
+    pub promised: RefCell<BTreeSet<AppId>>,
     /// Something changed that the next round should look at soon.
     pub kick: Notify,
     pub published: watch::Sender<Arc<Published>>,
@@ -50,6 +54,8 @@ pub struct State {
     pub ledger: Ledger,
     pub liveness: Liveness,
     pub cure: Cure,
+    /// Requests that wait for somebody else's.
+    pub held: Held,
     pub notes: BTreeMap<Gpid, String>,
     /// The last proposal for each partition that is not healthy, so that repetitions are not logged.
     pub proposed: BTreeMap<Gpid, ProposalRequest>,

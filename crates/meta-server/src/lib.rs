@@ -6,6 +6,8 @@
 //! | `session` | sessions with the metadata store, and the election in each |
 //! | `role` | who leads, as far as this meta-server knows; shared by everything on the role's thread |
 //! | `rivals` | who leads while the store is out of touch |
+//! | `stand_in` | a standby tells clients what is stored while the leader is not reached |
+//! | `isolation` | a leader whom nobody reaches gives its role back |
 //! | `term` | one term as leader, from loading to giving up |
 //! | `leader` | what the leader of one term knows |
 //! | `writer` | the only place that changes tables and configurations: decide → persist → adopt → answer |
@@ -31,19 +33,20 @@
 mod clock;
 pub mod config;
 mod http;
+mod isolation;
 mod leader;
 mod metrics;
 mod moving;
 mod persist;
 mod proposer;
 mod published;
-mod removing;
 mod resolver;
 mod rivals;
 mod role;
 mod rounds;
 mod service;
 mod session;
+mod stand_in;
 mod term;
 mod writer;
 
@@ -66,7 +69,6 @@ use tokio::task::JoinHandle;
 pub use crate::config::{Config, Coordination, SECTIONS};
 use crate::metrics::Metrics;
 pub use crate::moving::move_metadata_to;
-pub use crate::removing::{Removed, remove_metadata};
 use crate::role::{Role, Standing};
 use crate::service::client_facing::ClientPort;
 use crate::service::replica_facing::PeerPort;

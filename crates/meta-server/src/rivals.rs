@@ -7,6 +7,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use futures::future::join_all;
 use pegasus_rpc::peer::{CallError, DialError};
 use pegasus_types::meta::QueryReply;
 use pegasus_types::{Gpid, Node};
@@ -55,6 +56,22 @@ pub async fn run(role: Rc<Role>) {
             _ => {}
         }
     }
+}
+
+/// Does this one say of itself that it leads?
+pub async fn leads(role: &Role, node: &Node) -> bool {
+    let answer = role.pool.meta(node).query(ANSWER_WITHIN, SOME_PARTITION).await;
+    matches!(answer, Ok(QueryReply::Known(..) | QueryReply::Unknown))
+}
+
+/// Does any other meta-server answer, or its machine in its place?
+pub async fn is_any_reached(role: &Role) -> bool {
+    let others = role.metas.iter().filter(|node| **node != role.me);
+    let asked = others.map(|node| async {
+        let answer = role.pool.meta(node).query(ANSWER_WITHIN, SOME_PARTITION).await;
+        matches!(answer, Ok(_) | Err(CallError::Unreachable(DialError::ConnectionRefused)))
+    });
+    join_all(asked).await.contains(&true)
 }
 
 async fn ask(role: &Role) -> Found {

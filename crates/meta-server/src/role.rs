@@ -8,10 +8,12 @@
 //! ```
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::net::SocketAddrV4;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use pegasus_placement::ClusterView;
 use pegasus_placement::tables::Limits;
 use pegasus_rpc::peer::{Identity, PeerPool};
 use pegasus_telemetry::Health;
@@ -72,6 +74,10 @@ pub struct Role {
     pub metrics: Rc<Metrics>,
     pub health: Health,
     in_touch: Cell<bool>,
+    /// What is stored, while a standby tells it in place of a leader that is not reached.
+    stored: RefCell<Option<ClusterView>>,
+    /// Connections of other daemons to us.
+    connected: RefCell<BTreeMap<Node, usize>>,
     /// It should be found out at once whether another one leads.
     pub look_around: Notify,
     leader: RefCell<Option<Rc<Leader>>>,
@@ -81,6 +87,25 @@ pub struct Role {
 impl std::fmt::Debug for Role {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Role").field("me", &self.me).finish_non_exhaustive()
+    }
+}
+
+/// One connection of another daemon, as long as this value lives.
+#[derive(Debug)]
+pub struct Connected {
+    role: Rc<Role>,
+    node: Node,
+}
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        let mut connected = self.role.connected.borrow_mut();
+        if let Some(count) = connected.get_mut(&self.node) {
+            *count -= 1;
+            if *count == 0 {
+                connected.remove(&self.node);
+            }
+        }
     }
 }
 
@@ -104,6 +129,8 @@ impl Role {
             metrics: Rc::new(metrics),
             health: Health::default(),
             in_touch: Cell::new(false),
+            stored: RefCell::default(),
+            connected: RefCell::default(),
             look_around: Notify::new(),
             leader: RefCell::default(),
             standing: watch::Sender::new(Standing::Follows(None)),
@@ -127,6 +154,25 @@ impl Role {
             self.set(self.now());
             self.look_around.notify_one();
         }
+    }
+
+    /// What clients may be told in place of a leader that is not reached.
+    pub fn stored(&self) -> Option<ClusterView> {
+        self.stored.borrow().clone()
+    }
+
+    pub fn set_stored(&self, view: Option<ClusterView>) {
+        *self.stored.borrow_mut() = view;
+    }
+
+    /// A process that ends closes its connections: who has none is gone, whatever its last beacon said.
+    pub fn is_connected(&self, node: &Node) -> bool {
+        self.connected.borrow().contains_key(node)
+    }
+
+    pub fn connected(self: &Rc<Self>, node: &Node) -> Connected {
+        *self.connected.borrow_mut().entry(node.clone()).or_default() += 1;
+        Connected { role: self.clone(), node: node.clone() }
     }
 
     pub fn standing(&self) -> watch::Receiver<Standing> {

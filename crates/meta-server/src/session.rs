@@ -18,9 +18,11 @@ use pegasus_zk_coordination::{
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
+use crate::isolation;
 use crate::persist;
 use crate::published::About;
 use crate::role::{Role, Standing};
+use crate::stand_in;
 use crate::term;
 
 /// After a session that failed, so that a store in trouble is not flooded.
@@ -31,6 +33,11 @@ const FAILED_TERM_PAUSE: Duration = Duration::from_secs(5);
 const RESIGN_WITHIN: Duration = Duration::from_secs(2);
 /// In an error of several hundred bytes the rest is repetition.
 const MAX_REASON: usize = 500;
+
+/// Why a session is given up by a leader that reaches the store.
+#[derive(Debug, thiserror::Error)]
+#[error("no node and no other meta-server is reached: another one is to lead")]
+struct Isolated;
 
 /// Where sessions come from.
 #[derive(Clone)]
@@ -88,10 +95,13 @@ pub async fn run(role: &Rc<Role>, stores: Stores, shutdown: &Shutdown) -> anyhow
                 let why: String = format!("{error:#}").chars().take(MAX_REASON).collect();
                 // Once, not with every try.
                 if why != told {
-                    tracing::error!(why, "no use of the metadata store; trying again and again");
+                    tracing::error!(
+                        why,
+                        "this session with the metadata store was of no use; trying again and again"
+                    );
                     told = why;
                 }
-                if error.is::<WriterError>() { FAILED_TERM_PAUSE } else { PAUSE }
+                if error.is::<WriterError>() || error.is::<Isolated>() { FAILED_TERM_PAUSE } else { PAUSE }
             }
         };
         if shutdown.or(sleep(pause)).await.is_none() {
@@ -156,6 +166,7 @@ async fn follow(
     shutdown: &Shutdown,
 ) -> anyhow::Result<()> {
     let mut session = store.session();
+    let line = tree.leader_lock(&role.config.meta.distributed_lock_service_parameters);
     loop {
         let is_connected = *session.borrow_and_update() == SessionState::Connected;
         let now = leadership.borrow_and_update().clone();
@@ -174,6 +185,11 @@ async fn follow(
                             stop.trigger();
                             lead.await
                         }
+                        () = isolation::found(role, &**store, &line) => {
+                            stop.trigger();
+                            lead.await?;
+                            return Err(Isolated.into());
+                        }
                     }
                 };
                 match result {
@@ -188,10 +204,12 @@ async fn follow(
             Leadership::Suspended(_) => {}
             Leadership::Over => return Ok(()),
         }
+        let standby = in_touch && matches!(*leadership.borrow(), Leadership::Standby { .. });
         tokio::select! {
             changed = leadership.changed() => if changed.is_err() { return Ok(()) },
             _ = session.changed() => {}
             () = shutdown.triggered() => return Ok(()),
+            () = stand_in::run(role, &**store, tree), if standby => {}
         }
     }
 }

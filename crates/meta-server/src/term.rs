@@ -12,7 +12,7 @@ use pegasus_placement::cure::Cure;
 use pegasus_placement::lint::lint;
 use pegasus_placement::liveness::Liveness;
 use pegasus_telemetry::Shutdown;
-use pegasus_types::Node;
+use pegasus_types::{AppStatus, Node};
 use pegasus_zk_coordination::tree::Tree;
 use pegasus_zk_coordination::{FencedStore, StoreError, survey};
 use tokio::sync::{Notify, mpsc, watch};
@@ -109,6 +109,9 @@ fn leader(
     let wants_report = Rc::new(RefCell::new(BTreeSet::new()));
     let missed = wants_report.clone();
     let on_missed = move |node: &Node| missed.borrow_mut().extend([node.clone()]);
+    // Whoever had them created was told something by another leader, or nothing.
+    let creating = ledger.view().tables().filter(|table| table.info.status == AppStatus::Creating);
+    let promised = RefCell::new(creating.map(|table| table.info.app_id).collect());
     let level = role.config.meta.meta_function_level_on_start.into();
     let published = Published {
         about: about.clone(),
@@ -128,6 +131,7 @@ fn leader(
             ledger,
             liveness,
             cure: Cure::new(role.config.cure_options(), now),
+            held: Default::default(),
             notes: Default::default(),
             proposed: Default::default(),
             wants_report,
@@ -138,6 +142,7 @@ fn leader(
         proposer: Proposer::new(role.pool.clone(), stop.clone(), on_missed),
         resolver: role.resolver.clone(),
         metrics: role.metrics.clone(),
+        promised,
         kick: Notify::new(),
         published: watch::Sender::new(Arc::new(published)),
     }

@@ -21,6 +21,7 @@
 //!
 //! The shell (`meta-server`, or `crates/sim`) owns the order: decide → persist → adopt → answer.
 
+pub mod alone;
 pub mod assign;
 pub mod balance;
 pub mod change;

@@ -1,5 +1,6 @@
 //! Pegasus clients and tools, over the client protocol.
 
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +15,7 @@ use pegasus_rpc::wire::{
     AdminRequest, AdminResponse, ClientService, ErrorName, ReplyTo, Request, RequestHead,
 };
 use pegasus_telemetry::commands::Commands;
-use pegasus_types::{AppId, AppInfo, AppStatus, ErrorCode};
+use pegasus_types::{AppId, AppInfo, AppStatus, ErrorCode, Node, PartitionConfig};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
@@ -52,13 +53,20 @@ impl ClientPort {
         let resolver = &self.0.resolver;
         if let Some(leader) = self.0.leader() {
             let state = leader.state.borrow();
-            return reply.query_config(layout(state.ledger.view(), resolver, request));
+            let promised = leader.promised.borrow();
+            return reply.query_config(layout(state.ledger.view(), &promised, resolver, request));
         }
+        let nothing = BTreeSet::new();
         let standing = self.0.now();
-        reply.query_config(match (standing.shown(), standing.refusal()) {
-            (Some(last), _) => layout(&last.view, resolver, request),
-            (None, ErrorCode::ForwardToOthers) => QueryConfigResponse::forward(self.0.other_leader_address()),
-            (None, code) => QueryConfigResponse::error(code),
+        if let Some(last) = standing.shown() {
+            return reply.query_config(layout(&last.view, &nothing, resolver, request));
+        }
+        // A table that is not in what was read may have been made since: nobody is told that there is none.
+        let stored = self.0.stored().map(|view| layout(&view, &nothing, resolver, request));
+        reply.query_config(match (stored, standing.refusal()) {
+            (Some(answer), _) if answer.err.0 == ErrorCode::Ok => answer,
+            (_, ErrorCode::ForwardToOthers) => QueryConfigResponse::forward(self.0.other_leader_address()),
+            (_, code) => QueryConfigResponse::error(code),
         });
     }
 
@@ -94,16 +102,32 @@ impl ClientPort {
 }
 
 /// Where a table lives (wire-protocol.md 7.1).
-fn layout(view: &ClusterView, resolver: &Resolver, request: &QueryConfigRequest) -> QueryConfigResponse {
+///
+/// A table in creation is there without members if its creator was `promised` it.
+fn layout(
+    view: &ClusterView,
+    promised: &BTreeSet<AppId>,
+    resolver: &Resolver,
+    request: &QueryConfigRequest,
+) -> QueryConfigResponse {
     let Some(table) = view.table_by_name(&request.app_name) else {
         return QueryConfigResponse::error(ErrorCode::ObjectNotFound);
     };
+    let is_ready = table.info.status == AppStatus::Available;
     match table.info.status {
         AppStatus::Available => {}
+        AppStatus::Creating if promised.contains(&table.info.app_id) => {}
         AppStatus::Dropping => return QueryConfigResponse::error(ErrorCode::BusyDropping),
         _ => return QueryConfigResponse::error(ErrorCode::BusyCreating),
     }
-    let configuration = |config| PartitionConfiguration::new(config, |node| resolver.get(node));
+    let configuration = |config: &PartitionConfig| {
+        let address = |node: &Node| resolver.get(node);
+        if is_ready {
+            return PartitionConfiguration::new(config, address);
+        }
+        let empty = PartitionConfig { primary: None, secondaries: Vec::new(), ..config.clone() };
+        PartitionConfiguration::new(&empty, address)
+    };
     let indices = request.partition_indices.iter().filter_map(|index| usize::try_from(*index).ok());
     let mut partitions: Vec<_> =
         indices.filter_map(|index| table.partitions.get(index)).map(|c| configuration(c)).collect();
@@ -208,7 +232,8 @@ impl ClientFacing {
             is_stateful: options.is_stateful,
             success_if_exist: options.success_if_exist,
         };
-        let mut published = self.0.published.subscribe();
+        let leader = self.0.clone();
+        let mut published = leader.published.subscribe();
         self.write(Job::Create(request), Ticket::Created, move |result| {
             let answer =
                 |err, appid| AdminResponse::CreateApp(CreateAppResponse { err: ErrorName(err), appid });
@@ -218,7 +243,9 @@ impl ClientFacing {
                 Ok(app_id) => drop(tokio::task::spawn_local(async move {
                     let settled = |shown: &Arc<Published>| !is_creating(shown, app_id);
                     // After the wait it is stored all the same, and becomes available by itself.
-                    let _ = timeout(CREATION_WAIT, published.wait_for(settled)).await;
+                    if timeout(CREATION_WAIT, published.wait_for(settled)).await.is_err() {
+                        leader.promised.borrow_mut().insert(app_id);
+                    }
                     reply.admin(answer(ErrorCode::Ok, app_id));
                 })),
             }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::time::Duration;
 
 use pegasus_meta_core::Job;
 use pegasus_placement::liveness::News;
@@ -13,10 +14,11 @@ use pegasus_types::meta::{
 };
 use pegasus_types::{AppInfo, ErrorCode, Gpid, Node, PartitionConfig};
 use tokio::sync::oneshot;
+use tokio::time::sleep;
 
 use crate::clock::{wall_s, wall_us};
 use crate::leader::{Leader, report_frozen};
-use crate::role::Role;
+use crate::role::{Connected, Role};
 use crate::writer::Ticket;
 
 /// One connection's handler: answers as the leader, or names it.
@@ -25,15 +27,21 @@ pub struct PeerPort {
     role: Rc<Role>,
     /// Who dialled, by its hello.
     remote: Node,
+    _connected: Rc<Connected>,
 }
 
 impl PeerPort {
     pub fn new(role: Rc<Role>, remote: &Remote) -> Self {
-        Self { role, remote: remote.node.clone() }
+        let connected = Rc::new(role.connected(&remote.node));
+        Self { role, remote: remote.node.clone(), _connected: connected }
     }
 
     fn leading(&self) -> Option<ReplicaFacing> {
-        Some(ReplicaFacing { leader: self.role.leader()?, remote: self.remote.clone() })
+        Some(ReplicaFacing {
+            leader: self.role.leader()?,
+            role: self.role.clone(),
+            remote: self.remote.clone(),
+        })
     }
 
     fn other(&self) -> Option<Node> {
@@ -45,6 +53,7 @@ impl PeerPort {
 #[derive(Clone, Debug)]
 struct ReplicaFacing {
     leader: Rc<Leader>,
+    role: Rc<Role>,
     remote: Node,
 }
 
@@ -175,6 +184,9 @@ impl ReplicaFacing {
         if stored.is_some_and(|stored| request.ballot > stored) {
             self.leader.freeze(gpid, &self.remote, request.ballot, stored);
         }
+        while self.is_held_back(&request) {
+            sleep(HOLD_LOOK).await;
+        }
         let (answer, answered) = oneshot::channel();
         if self.leader.jobs.try_send((Job::Change(request), Ticket::Change(answer))).is_err() {
             return ChangeReply::NotLeader { leader: self.me() };
@@ -183,10 +195,25 @@ impl ReplicaFacing {
         answered.await.unwrap_or(ChangeReply::NotLeader { leader: None })
     }
 
+    /// It has to wait for somebody else's request ([`pegasus_placement::alone`]).
+    fn is_held_back(&self, request: &ChangeRequest) -> bool {
+        let state = &mut *self.leader.state.borrow_mut();
+        let Some(current) = state.ledger.view().partition(request.gpid) else { return false };
+        let liveness = &state.liveness;
+        let last_heard = |node: &Node| {
+            let known = liveness.get(node).filter(|known| known.alive && known.heard);
+            known.filter(|_| self.role.is_connected(node)).map(|known| known.last_beacon)
+        };
+        state.held.until(self.leader.clock.now(), current, request, last_heard).is_some()
+    }
+
     fn nothing(&self) -> ConfigSyncAck {
         ConfigSyncAck { err: ErrorCode::Ok, leader: self.me(), configs: Vec::new(), garbage: Vec::new() }
     }
 }
+
+/// Between looks at a request that is held back.
+const HOLD_LOOK: Duration = Duration::from_millis(50);
 
 /// Tables told as strange: nodes of other clusters could name many.
 const MAX_STRANGE: usize = 1000;

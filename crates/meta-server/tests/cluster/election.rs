@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep};
 use crate::metas::*;
 use crate::world::*;
 
-fn create(name: &str) -> AdminRequest {
+pub fn create(name: &str) -> AdminRequest {
     let options = CreateAppOptions {
         partition_count: 2,
         replica_count: 3,
@@ -27,7 +27,7 @@ fn create(name: &str) -> AdminRequest {
     AdminRequest::CreateApp(CreateAppRequest { app_name: name.into(), options })
 }
 
-fn created(answer: AdminResponse) -> ErrorCode {
+pub fn created(answer: AdminResponse) -> ErrorCode {
     match answer {
         AdminResponse::CreateApp(answer) => answer.err.0,
         other => panic!("{other:?}"),

@@ -5,8 +5,10 @@
 mod election;
 mod failures;
 mod http;
+mod many;
 mod metadata;
 mod metas;
 mod moves;
 mod tables;
+mod unreached;
 mod world;

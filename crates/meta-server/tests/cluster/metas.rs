@@ -14,7 +14,7 @@ use pegasus_rpc::wire::meta::*;
 use pegasus_rpc::wire::{AdminRequest, AdminResponse, Request, RequestHead, Response};
 use pegasus_telemetry::Shutdown;
 use pegasus_types::{Gpid, Node};
-use pegasus_zk_coordination::{MemoryStore, MetaStore, Op, content};
+use pegasus_zk_coordination::{MemoryStore, MetaStore, Mode, Op, SessionState, content};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
@@ -35,6 +35,7 @@ pub struct Metas {
 
 struct Meta {
     handle: Handle,
+    shutdown: Shutdown,
     client: Connection,
     /// The last session that it has begun.
     session: Rc<RefCell<Option<Arc<MemoryStore>>>>,
@@ -48,10 +49,16 @@ impl Drop for Metas {
 
 impl Metas {
     pub async fn start(count: u16, replicas: usize) -> Self {
+        Self::start_beside(count, replicas, &[]).await
+    }
+
+    /// Beside meta-servers that the others only know of.
+    pub async fn start_beside(count: u16, replicas: usize, others: &[SocketAddr]) -> Self {
         let tree = Arc::new(MemoryStore::default());
         let shutdown = Shutdown::new();
         let host = format!("127.{}.{}.1", rand::random_range(1..=254), rand::random_range(0..=255));
-        let list = (1..=count).map(|port| format!("{host}:{}", 34600 + port)).collect::<Vec<_>>().join(",");
+        let ours = (1..=count).map(|port| format!("{host}:{}", 34600 + port));
+        let list = ours.chain(others.iter().map(SocketAddr::to_string)).collect::<Vec<_>>().join(",");
         let mut metas = Vec::new();
         for port in 1..=count {
             let extra = format!(
@@ -68,9 +75,10 @@ impl Metas {
                 Box::pin(std::future::ready(Ok(store as Arc<dyn MetaStore>))) as _
             };
             let stores = Stores::Sessions(Rc::new(open));
-            let handle = pegasus_meta_server::start_on(config, stores, shutdown.child()).await.unwrap();
+            let shutdown = shutdown.child();
+            let handle = pegasus_meta_server::start_on(config, stores, shutdown.clone()).await.unwrap();
             let client = Connection::connect(handle.address(), WITHIN).await.unwrap();
-            metas.push(Meta { handle, client, session });
+            metas.push(Meta { handle, shutdown, client, session });
         }
         let me = Rc::new(Identity::new(Node::new("127.0.0.1:9"), 1, ""));
         let onlooker = PeerPool::new(me, PoolOptions::default(), |_| {});
@@ -101,6 +109,16 @@ impl Metas {
     /// Its present session with the store.
     pub fn session(&self, at: usize) -> Arc<MemoryStore> {
         self.metas[at].session.borrow().clone().expect("it has begun one")
+    }
+
+    /// Its process dies, and its session stays as long as the store does not notice.
+    pub async fn kill(&self, at: usize) {
+        self.session(at).set_state(SessionState::Disconnected);
+        self.metas[at].shutdown.trigger();
+        until("nobody listens there", async || {
+            TcpStream::connect(self.address(at)).await.is_err().then_some(())
+        })
+        .await;
     }
 
     /// The store forgets a session whose owner it does not hear.
@@ -158,10 +176,24 @@ impl Metas {
         ledger
     }
 
+    /// Stands in line and does nothing, as long as the session lives.
+    pub async fn stand_in_line(&self, session: &MemoryStore) {
+        let store: &dyn MetaStore = session;
+        let path = format!("{LOCK}/LOCKNODE");
+        let op = Op::Create { path, bytes: "127.0.0.1:9".into(), mode: Mode::EphemeralSequential };
+        store.multi(vec![op]).await.unwrap();
+    }
+
     pub async fn remove_node_of_leader(&self) {
         let store: &dyn MetaStore = &*self.tree;
         let first = store.children(LOCK).await.unwrap().remove(0);
         store.multi(vec![Op::Delete { path: format!("{LOCK}/{first}"), version: None }]).await.unwrap();
+    }
+
+    /// Names of those who stand in line, the leader's first.
+    pub async fn line(&self) -> Vec<String> {
+        let store: &dyn MetaStore = &*self.tree;
+        store.children(LOCK).await.unwrap()
     }
 
     async fn call(&self, at: usize, request: Request) -> Response {

@@ -234,3 +234,37 @@ fn settings_of_a_table_reach_its_nodes() {
         until("every node forgets it", async || told(0).then_some(())).await;
     });
 }
+
+/// Tools take an error for the end, and an answer without members for "look again".
+#[test]
+fn a_creation_that_takes_long_is_answered_and_then_looked_at_again_and_again() {
+    local(async {
+        let mut world = World::start(0, "").await;
+        let begun = Instant::now();
+        assert_eq!(world.query("t").await.err.0, ErrorCode::ObjectNotFound);
+        let answer = async {
+            let created = world.create("t", 4, 3).await;
+            assert_eq!(created, (ErrorCode::Ok, 1));
+        };
+        let early = async {
+            until("it is being created", async || {
+                let answer = world.query("t").await.err.0;
+                (answer == ErrorCode::BusyCreating).then_some(())
+            })
+            .await;
+        };
+        tokio::join!(answer, early);
+        assert!(
+            begun.elapsed() > Duration::from_secs(5),
+            "the answer waits for nodes: {:?}",
+            begun.elapsed()
+        );
+        let seen = world.query("t").await;
+        assert_eq!((seen.err.0, seen.partition_count, seen.partitions.len()), (ErrorCode::Ok, 4, 4));
+        assert!(seen.partitions.iter().all(|p| p.primary.node().is_none() && p.secondaries.is_empty()));
+        for _ in 0..3 {
+            world.replicas.push(Replica::start(std::slice::from_ref(&world.meta)).await);
+        }
+        world.healthy("t", 3).await;
+    });
+}

@@ -128,7 +128,7 @@ impl World {
     }
 
     pub async fn ask(&self, request: Request) -> Response {
-        self.client.call(RequestHead::default(), &request, WITHIN).await.unwrap()
+        self.client.call(RequestHead::default(), &request, WITHIN * 3).await.unwrap()
     }
 
     pub async fn query(&self, name: &str) -> QueryConfigResponse {
