@@ -113,6 +113,12 @@ impl Metas {
                         return Ok(response);
                     }
                     Ok(Said::Forward(leader)) => {
+                        let leader = match leader {
+                            None if matches!(request, Request::Admin(_)) => {
+                                self.leader_as_told_by(address, left).await
+                            }
+                            told => told,
+                        };
                         said.push(format!("{address} is not the leader"));
                         self.set_leader(leader);
                         if leader.is_some() {
@@ -136,6 +142,18 @@ impl Metas {
             if !attempts.pause(false).await {
                 return Err(Error::Timeout { last });
             }
+        }
+    }
+
+    /// Refusals of administration name no leader, those of layouts do: a user may have named one standby only.
+    async fn leader_as_told_by(&self, standby: SocketAddr, within: Duration) -> Option<SocketAddr> {
+        let no_table = pegasus_rpc::wire::meta::QueryConfigRequest {
+            app_name: String::new(),
+            partition_indices: Vec::new(),
+        };
+        match self.ask_one(standby, &Request::QueryConfig(no_table), within.min(LOOK_TIMEOUT)).await {
+            Ok(Said::Forward(leader)) => leader,
+            _ => None,
         }
     }
 

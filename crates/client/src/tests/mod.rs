@@ -200,6 +200,16 @@ async fn the_timeout_is_kept() {
 }
 
 #[tokio::test]
+async fn a_standby_that_is_named_alone_leads_to_the_leader() {
+    let fake = Fake::start(3, 2);
+    fake.with(|world| world.leader = Some(2));
+    let standby = fake.metas.split(',').next().unwrap();
+    let cluster = Cluster::new(standby, Options::default()).unwrap();
+    assert_eq!(cluster.nodes().await.unwrap().len(), 2);
+    assert!(cluster.tables(None).await.unwrap().iter().any(|table| table.name == "t"));
+}
+
+#[tokio::test]
 async fn the_leading_meta_is_found() {
     let fake = Fake::start(3, 1);
     let cluster = Cluster::connect(&fake.metas).await.unwrap();
