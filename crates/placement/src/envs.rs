@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use pegasus_types::envs::{Deny, Throttle};
 use pegasus_types::{AppInfo, AppStatus, ErrorCode};
 
 use crate::tables::{MAX_ENV_BYTES, MAX_ENVS, TableError, refuse};
@@ -42,12 +43,12 @@ const FORCE_SKIP: Kind = Kind::OneOf(&["force", "skip"]);
 const KNOWN: &[(&str, Kind, bool)] = &[
     ("default_ttl", Kind::Number(0, I32), true),
     ("replica.split.validate_partition_hash", Kind::Bool, true),
-    ("replica.deny_client_request", Kind::Deny, false),
-    ("replica.write_throttling", Kind::Throttle, false),
-    ("replica.write_throttling_by_size", Kind::Throttle, false),
-    ("replica.read_throttling", Kind::Throttle, false),
-    ("replica.read_throttling_by_size", Kind::SizeThrottle, false),
-    ("replica.backup_request_throttling", Kind::Throttle, false),
+    ("replica.deny_client_request", Kind::Deny, true),
+    ("replica.write_throttling", Kind::Throttle, true),
+    ("replica.write_throttling_by_size", Kind::Throttle, true),
+    ("replica.read_throttling", Kind::Throttle, true),
+    ("replica.read_throttling_by_size", Kind::SizeThrottle, true),
+    ("replica.backup_request_throttling", Kind::Throttle, true),
     ("replica.slow_query_threshold", Kind::Number(20, I64), true),
     ("replica.rocksdb_iteration_threshold_time_ms", Kind::Number(0, I64), false),
     ("replica.rocksdb_block_cache_enabled", Kind::Bool, false),
@@ -152,44 +153,20 @@ fn wanted(kind: Kind, value: &str) -> Option<String> {
             (good, format!("a whole number from {from} to {to}"))
         }
         Kind::OneOf(words) => (words.contains(&value), words.join(" or ")),
-        Kind::Deny => {
-            let good = value.split_once('*').is_some_and(|(how, what)| {
-                matches!(how, "timeout" | "reconfig") && matches!(what, "all" | "read" | "write")
-            });
-            (good, "timeout*all, timeout*read, timeout*write, or the same with reconfig".to_owned())
+        Kind::Deny => (
+            Deny::parse(value).is_some(),
+            "timeout*all, timeout*read, timeout*write, or the same with reconfig".to_owned(),
+        ),
+        Kind::Throttle => {
+            (Throttle::parse(value).is_some(), "such as 1000*delay*100,2000*reject*200".to_owned())
         }
-        Kind::Throttle => (is_throttle(value), "such as 1000*delay*100,2000*reject*200".to_owned()),
         Kind::SizeThrottle => {
-            let good = units(value).is_some_and(|n| n > 0) || is_throttle(value);
+            let good = Throttle::parse_read_bytes(value).is_some();
             (good, "a number of bytes, such as 20M, or 20M*reject*100".to_owned())
         }
         Kind::Text => (true, String::new()),
     };
     (!good).then_some(wanted)
-}
-
-/// operations.md 5: at most one part of each kind.
-fn is_throttle(value: &str) -> bool {
-    let mut seen = Vec::new();
-    for part in value.split(',') {
-        let fields: Vec<&str> = part.split('*').map(str::trim).collect();
-        let &[amount, what, ms] = &fields[..] else { return false };
-        let good = units(amount).is_some() && matches!(what, "delay" | "reject") && ms.parse::<u32>().is_ok();
-        if !good || seen.contains(&what) {
-            return false;
-        }
-        seen.push(what);
-    }
-    true
-}
-
-fn units(text: &str) -> Option<u64> {
-    let (digits, factor) = match text.strip_suffix(['K', 'M']) {
-        Some(digits) if text.ends_with('K') => (digits, 1 << 10),
-        Some(digits) => (digits, 1 << 20),
-        None => (text, 1),
-    };
-    digits.parse::<u64>().ok()?.checked_mul(factor)
 }
 
 #[cfg(test)]

@@ -40,6 +40,7 @@ mod replica_files;
 mod server;
 mod service;
 mod slow;
+mod throttle;
 mod waitlist;
 mod watch;
 

@@ -6,6 +6,8 @@ use pegasus_telemetry::text::Text;
 use pegasus_types::AppId;
 use pegasus_types::data::{ReadRequest, WriteRequest};
 
+use crate::throttle::Kind;
+
 /// A kind of client request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Op {
@@ -119,14 +121,27 @@ pub struct OpMetrics {
     pub slow: u64,
 }
 
+/// Requests that the table's settings did not let through at once.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct HeldUp {
+    pub delayed: u64,
+    pub rejected: u64,
+    pub denied: u64,
+}
+
 #[derive(Clone, Debug, Default)]
 pub struct TableMetrics {
     ops: [OpMetrics; Op::ALL.len()],
+    held_up: [HeldUp; Kind::ALL.len()],
 }
 
 impl TableMetrics {
     pub fn op(&mut self, op: Op) -> &mut OpMetrics {
         &mut self.ops[op as usize]
+    }
+
+    pub fn held_up(&mut self, kind: Kind) -> &mut HeldUp {
+        &mut self.held_up[kind as usize]
     }
 }
 
@@ -202,6 +217,7 @@ impl Metrics {
             "Requests answered later than the slow-request threshold; each is in the log.",
             |m| m.slow,
         );
+        self.render_held_up(out, &name_of);
         for (name, help, value) in [
             ("turns", "Turns of the serving loop.", self.turns),
             ("mutations", "Mutations proposed as primary.", self.mutations),
@@ -219,6 +235,25 @@ impl Metrics {
             ("beacons_failed", "Beacons that no meta-server accepted.", self.beacons_failed),
         ] {
             out.counter(&format!("pegasus_replica_{name}_total"), help, value);
+        }
+    }
+}
+
+impl Metrics {
+    fn render_held_up(&self, out: &mut Text, name_of: &impl Fn(AppId) -> Option<String>) {
+        let family = "pegasus_replica_requests_throttled_total";
+        let help = "Requests that the table's settings delayed, rejected or denied.";
+        out.family(family, "counter", help);
+        for (app, table) in &self.tables {
+            let name = name_of(*app).unwrap_or_else(|| app.to_string());
+            for kind in Kind::ALL {
+                let HeldUp { delayed, rejected, denied } = table.held_up[kind as usize];
+                for (how, n) in [("delayed", delayed), ("rejected", rejected), ("denied", denied)] {
+                    if n > 0 {
+                        out.sample(family, &[("table", &name), ("kind", kind.name()), ("how", how)], n);
+                    }
+                }
+            }
         }
     }
 }

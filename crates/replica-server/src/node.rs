@@ -31,6 +31,7 @@ use crate::metrics::Metrics;
 use crate::partition::Replica;
 use crate::reads::Parked;
 use crate::slow::Threshold;
+use crate::throttle::Delayed;
 use crate::waitlist::Waitlist;
 
 /// Settings that the loop looks at.
@@ -118,6 +119,7 @@ pub struct NodeState {
     pub creating: BTreeSet<Gpid>,
     /// Ranged reads that run or wait for a thread.
     pub off_loop: usize,
+    pub delayed: Delayed,
     pub(crate) effects: Vec<Effect>,
 }
 
@@ -148,6 +150,7 @@ impl NodeState {
             opening: 0,
             creating: BTreeSet::new(),
             off_loop: 0,
+            delayed: Delayed::default(),
             effects: Vec::new(),
         }
     }

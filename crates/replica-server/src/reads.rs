@@ -232,6 +232,7 @@ impl NodeState {
         if let Some(replica) = self.replicas.get_mut(&gpid) {
             replica.counts.reads += 1;
             replica.counts.read_bytes += bytes;
+            replica.limits.has_read(bytes);
         }
         let metrics = self.metrics.table(gpid.app_id).op(op);
         let took = clock::mono_us().saturating_sub(read.arrived_us);

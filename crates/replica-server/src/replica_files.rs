@@ -15,6 +15,7 @@ use pegasus_types::{AppInfo, Decree, ErrorCode, Gpid, PartitionConfig};
 use crate::learn_io::learner;
 use crate::node::{NodeState, Shell};
 use crate::partition::Replica;
+use crate::throttle::Limits;
 
 /// How long the files of an engine may still be read after its replica is gone (a scan, a learner).
 const LET_GO_WITHIN: Duration = Duration::from_secs(10);
@@ -352,6 +353,7 @@ fn report_when_done(shell: &Rc<Shell>, gpid: Gpid, work: impl FnOnce() + Send + 
 pub fn update_app(state: &mut NodeState, shell: &Rc<Shell>, app: &AppInfo, gpid: Gpid) {
     let Some(replica) = state.replicas.get_mut(&gpid).filter(|r| r.meta.app != *app) else { return };
     replica.meta.app = app.clone();
+    replica.limits = Limits::of(app);
     let saved = save_meta(shell, replica);
     tokio::task::spawn_local(async move {
         if let Err(why) = saved.await {

@@ -6,42 +6,8 @@ mod support;
 
 use std::path::Path;
 
-use pegasus_rpc::wire::frame::RequestHead;
-use pegasus_rpc::wire::request::{Request, Response};
-use pegasus_types::Node;
-use pegasus_types::data::*;
+use support::rows::rows_on;
 use support::*;
-
-/// Rows of all partitions as `node` has them.
-async fn rows_on(client: &Client<'_>, node: &Node) -> usize {
-    let connection = client.connection(node).await.unwrap();
-    let mut rows = 0;
-    for index in 0..PARTITIONS {
-        let head = RequestHead { is_backup: true, ..client.head(index) };
-        let scan = GetScannerRequest {
-            start_key: bytes::Bytes::from_static(b"\0\0"),
-            stop_key: bytes::Bytes::from_static(b"\xff\xff"),
-            start_inclusive: true,
-            only_return_count: Some(true),
-            ..Default::default()
-        };
-        let mut request = Request::Read(ReadRequest::GetScanner(scan));
-        loop {
-            let Response::Read(ReadResponseBody::Scan(page)) =
-                connection.call(head, &request, WITHIN).await.unwrap()
-            else {
-                panic!()
-            };
-            assert_eq!(page.error, 0);
-            rows += usize::try_from(page.kv_count.unwrap()).unwrap();
-            if page.context_id == SCAN_COMPLETED {
-                break;
-            }
-            request = Request::Read(ReadRequest::Scan(ScanRequest { context_id: page.context_id }));
-        }
-    }
-    rows
-}
 
 async fn fill(client: &Client<'_>, rows: usize) {
     // Few at a time, so that they are many mutations.

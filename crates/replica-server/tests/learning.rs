@@ -6,19 +6,8 @@ mod support;
 
 use std::time::{Duration, Instant};
 
+use support::rows::fill_with;
 use support::*;
-
-/// Rows of `bytes` each, all over the table.
-async fn fill(client: &Client<'_>, name: &str, rows: usize, bytes: usize) {
-    const AT_ONCE: usize = 16;
-    let value = &"v".repeat(bytes);
-    for first in (0..rows).step_by(AT_ONCE) {
-        let puts = (first..rows.min(first + AT_ONCE)).map(|i| async move {
-            client.put(&format!("{name}{i}"), "s", value).await;
-        });
-        futures::future::join_all(puts).await;
-    }
-}
 
 /// Memtables that are flushed, and segments that are freed, as soon as there are a few rows.
 const SMALL: &str = "log_private_file_size_mb = 1\n[pegasus.server]\nrocksdb_write_buffer_size = 64K\n";
@@ -28,11 +17,11 @@ fn who_comes_back_gets_the_log_and_not_the_rows() {
     run(async || {
         let Cluster { meta, mut nodes, dir: _dir } = cluster(SMALL).await;
         let client = Client::new(&meta, PARTITIONS);
-        fill(&client, "before", 1_000, 500).await;
+        fill_with(&client, "before", 1_000, 500).await;
         let back = nodes[1].node.clone();
         nodes[1].kill();
         // Flushed, so that nobody needs it in the log any more.
-        fill(&client, "meanwhile", 6_000, 1_000).await;
+        fill_with(&client, "meanwhile", 6_000, 1_000).await;
         meta.until("its groups go on without it", || {
             (0..PARTITIONS).all(|index| !meta.config(index).is_member(&back))
         })
@@ -60,7 +49,7 @@ fn a_copy_goes_on_where_its_connection_broke_and_keeps_to_its_rate() {
         let slow = "[nfs]\nmax_send_rate_megabytes_per_disk = 1\n";
         let Cluster { meta, nodes, dir } = cluster(slow).await;
         let client = Client::new(&meta, PARTITIONS);
-        fill(&client, "row", ROWS, ROW_BYTES).await;
+        fill_with(&client, "row", ROWS, ROW_BYTES).await;
         let begun = Instant::now();
         let fourth = TestNode::start(&meta.node, dir.path().join("d"), "");
         let breaking = async {
@@ -96,7 +85,7 @@ fn a_copy_is_given_up_before_the_log_fills_the_disk() {
                         max_send_rate_megabytes_per_disk = 1\n[pegasus.server]\nrocksdb_write_buffer_size = 1M\n";
         let Cluster { meta, nodes, dir } = cluster(settings).await;
         let client = Client::new(&meta, PARTITIONS);
-        fill(&client, "row", 60, 500_000).await;
+        fill_with(&client, "row", 60, 500_000).await;
         let fourth = TestNode::start(&meta.node, dir.path().join("d"), "");
         meta.propose_everywhere(&fourth.node).await;
         let begun = Instant::now();
@@ -104,7 +93,7 @@ fn a_copy_is_given_up_before_the_log_fills_the_disk() {
         let (mut abandoned, mut largest) = (0.0, 0.0_f64);
         while abandoned == 0.0 {
             assert!(begun.elapsed() < Duration::from_secs(60), "the log has {largest} bytes");
-            fill(&client, &format!("more{round} "), 10, 500_000).await;
+            fill_with(&client, &format!("more{round} "), 10, 500_000).await;
             round += 1;
             for node in &nodes {
                 abandoned += metric(node, "pegasus_replica_teach_abandoned_total").await;

@@ -20,6 +20,7 @@ pub mod app;
 pub mod blob;
 pub mod cluster;
 pub mod data;
+pub mod envs;
 pub mod error_code;
 pub mod hash;
 pub mod ids;

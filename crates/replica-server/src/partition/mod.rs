@@ -21,6 +21,7 @@ use pegasus_storage::ops::ScanContexts;
 use pegasus_storage::{PartitionEngine, ReplicaMeta};
 use pegasus_types::{Decree, Gpid};
 
+use crate::throttle::Limits;
 use inflight::Inflight;
 use locations::Locations;
 use queue::WriteQueue;
@@ -54,6 +55,8 @@ pub struct Replica {
     /// The core was told that the engine has failed.
     pub reported_failed: bool,
     pub counts: Counts,
+    /// What its table lets clients do.
+    pub limits: Limits,
 }
 
 /// Since the replica was opened.
@@ -77,6 +80,7 @@ impl Replica {
         Self {
             gpid,
             copy_id: meta.copy_id,
+            limits: Limits::of(&meta.app),
             disk,
             dir,
             meta,

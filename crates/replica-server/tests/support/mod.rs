@@ -2,6 +2,10 @@
 
 #![allow(dead_code, reason = "each test uses its part")]
 
+pub mod rows;
+#[path = "../../../storage/tests/conformance/small_disk.rs"]
+pub mod small_disk;
+
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{SocketAddr, TcpListener as StdListener};
@@ -222,6 +226,18 @@ impl FakeMeta {
         .await;
     }
 
+    /// Stores settings and pushes them.
+    pub async fn set_envs(&self, node: &Node, envs: &[(&str, &str)]) {
+        let all: Vec<_> = {
+            let mut state = self.state.borrow_mut();
+            let app = state.app.as_mut().unwrap();
+            app.envs = envs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+            let app = app.clone();
+            state.configs.values().map(|c| (app.clone(), c.clone())).collect()
+        };
+        self.pool.replica(node).adopt(WITHIN, all).await.unwrap();
+    }
+
     pub async fn until(&self, what: &str, done: impl Fn() -> bool) {
         let begun = Instant::now();
         while !done() {
@@ -318,12 +334,18 @@ pub struct Cluster {
 }
 
 pub async fn cluster(settings: &str) -> Cluster {
+    let dir = tempfile::tempdir().unwrap();
+    let first = dir.path().join("a");
+    cluster_with(dir, first, settings).await
+}
+
+/// The first node, which is the primary of every third partition, has its data elsewhere.
+pub async fn cluster_with(dir: tempfile::TempDir, first: PathBuf, settings: &str) -> Cluster {
     logs();
     let meta = FakeMeta::start().await;
-    let dir = tempfile::tempdir().unwrap();
-    let nodes: Vec<_> = ["a", "b", "c"]
+    let nodes: Vec<_> = [first, dir.path().join("b"), dir.path().join("c")]
         .into_iter()
-        .map(|name| TestNode::start(&meta.node, dir.path().join(name), settings))
+        .map(|dir| TestNode::start(&meta.node, dir, settings))
         .collect();
     let members: Vec<_> = nodes.iter().map(|n| n.node.clone()).collect();
     meta.create_table(PARTITIONS, &members, &[]).await;
@@ -357,10 +379,15 @@ enum Stop {
 impl TestNode {
     pub fn start(meta: &Node, dir: PathBuf, settings: &str) -> Self {
         let port = free_port();
+        // The disk of these tests may be rather full.
+        let ratio = match settings.contains("disk_min_available_space_ratio") {
+            true => "",
+            false => "disk_min_available_space_ratio = 0\n",
+        };
         let settings = format!(
             "[apps.replica]\nports = {port}\n[core]\ndata_dir = {}\n[network]\nexplicit_host_address = 127.0.0.1\n\
              [meta_server]\nserver_list = {meta}\n[replication]\nfd_beacon_interval_seconds = 0.1\n\
-             config_sync_interval_ms = 500\ndisk_min_available_space_ratio = 0\n{settings}",
+             config_sync_interval_ms = 500\n{ratio}{settings}",
             dir.display()
         );
         let mut node =

@@ -1,74 +1,19 @@
 //! A disk that fills up: a small tmpfs of its own.
 
-use std::fs::{self, File};
-use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::fs;
+use std::path::Path;
 
 use bytes::Bytes;
 use pegasus_storage::{Contract, EngineKind, Health, PartitionEngine};
 use pegasus_types::{Decree, LogLocation};
 
 use crate::harness::*;
+use crate::small_disk::SmallDisk;
 
 const MIB: u64 = 1 << 20;
 const DISK: u64 = 64 * MIB;
 /// Space that is freed in the end.
 const FILLER: u64 = 44 * MIB;
-
-struct SmallDisk {
-    _root: tempfile::TempDir,
-    path: PathBuf,
-}
-
-impl SmallDisk {
-    fn mount() -> Self {
-        let root = tempfile::tempdir().unwrap();
-        let path = root.path().join("disk");
-        fs::create_dir(&path).unwrap();
-        let mount = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &format!("size={DISK}"), "pegasus-test"])
-            .arg(&path)
-            .output();
-        match mount {
-            Ok(out) if out.status.success() => Self { _root: root, path },
-            Ok(out) => panic!(
-                "this test needs a small disk of its own and cannot mount a tmpfs; run it as root (or in a container \
-                 with CAP_SYS_ADMIN): {}",
-                String::from_utf8_lossy(&out.stderr)
-            ),
-            Err(e) => panic!("this test needs the program `mount`: {e}"),
-        }
-    }
-
-    fn fill(&self, name: &str, bytes: u64) {
-        let mut file = File::create(self.path.join(name)).unwrap();
-        let block = vec![1; 64 << 10];
-        for _ in 0..bytes / block.len() as u64 {
-            file.write_all(&block).unwrap();
-        }
-    }
-
-    /// Leaves no room at all.
-    fn fill_up(&self) {
-        let mut file = File::options().append(true).create(true).open(self.path.join("filler")).unwrap();
-        while file.write_all(&[1; 4 << 10]).is_ok() {}
-    }
-
-    fn available(&self) -> u64 {
-        let stat = rustix::fs::statvfs(&self.path).unwrap();
-        stat.f_bavail * stat.f_frsize
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let unmounted = Command::new("umount").arg("--lazy").arg(&self.path).status();
-        if !std::thread::panicking() {
-            assert!(unmounted.unwrap().success());
-        }
-    }
-}
 
 /// 20 rows of 1 KiB of its own, so that space runs out.
 fn mutation(n: i64) -> Bytes {
@@ -109,7 +54,7 @@ fn expect(engine: &dyn PartitionEngine, upto: i64) {
 }
 
 pub fn a_full_disk_loses_nothing(kind: EngineKind) {
-    let disk = SmallDisk::mount();
+    let disk = SmallDisk::mount(DISK);
     disk.fill("filler", FILLER);
     let bench = Bench::at(kind, &disk.path.join("partition"));
     let engine = bench.open();
@@ -153,7 +98,7 @@ fn replay(engine: &dyn PartitionEngine, upto: i64) {
 }
 
 pub fn dropping_returns_the_space(kind: EngineKind) {
-    let disk = SmallDisk::mount();
+    let disk = SmallDisk::mount(DISK);
     let before = disk.available();
     let bench = Bench::at(kind, &disk.path.join("partition"));
     let engine = bench.open();

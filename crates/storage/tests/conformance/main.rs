@@ -9,6 +9,7 @@ mod full_disk;
 mod harness;
 mod learning;
 mod model;
+mod small_disk;
 mod upkeep;
 
 /// One test per engine and promise.
