@@ -5,6 +5,7 @@
 //! | hash key, sort key | the two parts of a key; the hash key chooses the partition |
 //! | layout | which server is the primary of which partition, as the meta-servers tell |
 //! | attempt | one request to one server; an operation makes several within its timeout |
+//! | silence | a server owes an answer and sends nothing, to nobody: is it gone? |
 //! | unclear | sent, but not answered: executed or not, nobody knows |
 //!
 //! ```text
