@@ -31,6 +31,11 @@ pub enum Job {
         ballot: Ballot,
         node: Node,
     },
+    /// An operator's order: the node is to be emptied, or not any more.
+    Drain {
+        node: Node,
+        on: bool,
+    },
     /// Configurations of partitions without members, from the cure.
     Assign(Vec<(Gpid, Members)>),
     /// Every member of the table's partitions holds its replica.
@@ -49,6 +54,7 @@ pub enum Outcome {
     /// What to say about it.
     Envs(Result<String, TableError>),
     Forced(Result<(), String>),
+    Drained(Result<(), String>),
     Nothing,
 }
 
@@ -148,6 +154,8 @@ fn decide_one(desk: &Desk<'_>, draft: &mut Draft<'_>, job: &Job, made: &mut Opti
                 _ => Ok(()),
             })
         }
+        Job::Drain { .. } if !level.allows_change() => Outcome::Drained(Err(refused("drain").hint)),
+        Job::Drain { node, on } => Outcome::Drained(draft.drain(node, *on)),
         Job::Assign(list) => {
             for (gpid, members) in list {
                 draft.assign(*gpid, members);

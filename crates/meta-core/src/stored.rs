@@ -65,6 +65,7 @@ pub enum Progress {
 #[derive(Debug)]
 pub struct Loading {
     tree: Tree,
+    drained: Option<Datum>,
     at: At,
 }
 
@@ -88,8 +89,8 @@ struct Partitions {
 impl Loading {
     /// With the first thing to read.
     pub fn begin(tree: &Tree) -> (Self, Read) {
-        let read = Read::Data(vec![tree.apps()]);
-        (Self { tree: tree.clone(), at: At::Root }, read)
+        let read = Read::Data(vec![tree.apps(), tree.drained()]);
+        (Self { tree: tree.clone(), drained: None, at: At::Root }, read)
     }
 
     /// # Errors
@@ -108,7 +109,9 @@ impl Loading {
     }
 
     fn root(&mut self, data: Vec<Option<Datum>>) -> Result<Progress, LoadError> {
-        let apps = data.into_iter().flatten().next().map(|datum| datum.bytes).unwrap_or_default();
+        let mut data = data.into_iter();
+        let apps = data.next().flatten().map(|datum| datum.bytes).unwrap_or_default();
+        self.drained = data.next().flatten();
         if let Some(text) = content::not_for_use(&apps) {
             return Err(LoadError::NotForUse { path: self.tree.apps(), text });
         }
@@ -163,7 +166,12 @@ impl Loading {
     fn next_batch(&mut self, mut partitions: Partitions) -> Result<Progress, LoadError> {
         let batch = partitions.rest.len().min(LOAD_BATCH);
         if batch == 0 {
-            return ledger(partitions).map(Progress::Loaded);
+            let mut ledger = ledger(partitions)?;
+            if let Some(Datum { bytes, version }) = &self.drained {
+                let bad = |error| LoadError::content(&self.tree.drained(), error);
+                ledger.load_drained(content::decode_drained(bytes).map_err(bad)?, *version);
+            }
+            return Ok(Progress::Loaded(ledger));
         }
         partitions.asked = partitions.rest.drain(..batch).collect();
         let paths = partitions.asked.iter().map(|gpid| self.tree.partition(*gpid)).collect();
@@ -196,6 +204,7 @@ pub fn op(tree: &Tree, write: &Write) -> Op {
     let (path, bytes) = match &write.entry {
         Entry::App(info) => (tree.app(info.app_id), content::encode_app(info)),
         Entry::Partition(config) => (tree.partition(config.gpid), content::encode_partition(config)),
+        Entry::Drained(nodes) => (tree.drained(), content::encode_drained(nodes)),
     };
     match write.over {
         Some(version) => Op::set(path, bytes, version),

@@ -106,6 +106,7 @@ fn leader(
     let mut liveness = Liveness::new(grace_ms);
     // A new leader has not heard anybody yet: nobody is declared dead before one grace time.
     ledger.view().known_nodes().iter().for_each(|node| liveness.expect(now, node));
+    liveness.set_retired(ledger.drained().clone());
     let wants_report = Rc::new(RefCell::new(BTreeSet::new()));
     let missed = wants_report.clone();
     let on_missed = move |node: &Node| missed.borrow_mut().extend([node.clone()]);

@@ -37,6 +37,7 @@ pub enum Ticket {
     /// Gets what to say about it.
     Envs(oneshot::Sender<Result<String, TableError>>),
     Forced(oneshot::Sender<Result<(), String>>),
+    Drained(oneshot::Sender<Result<(), String>>),
     Nobody,
 }
 
@@ -55,7 +56,7 @@ impl Ticket {
             Self::Dropped(answer) => drop(answer.send(Err(error))),
             Self::Recalled(answer) => drop(answer.send(Err(error))),
             Self::Envs(answer) => drop(answer.send(Err(error))),
-            Self::Forced(answer) => drop(answer.send(Err(error.hint))),
+            Self::Forced(answer) | Self::Drained(answer) => drop(answer.send(Err(error.hint))),
             // Replica-servers ask again in any case.
             Self::Change(_) | Self::Nobody => {}
         }
@@ -110,7 +111,9 @@ async fn finish(
             Next::Pause => sleep(STORE_PAUSE).await,
             Next::Load => {
                 let ledger = reload(store, tree).await?;
-                leader.state.borrow_mut().ledger = ledger;
+                let mut state = leader.state.borrow_mut();
+                state.liveness.set_retired(ledger.drained().clone());
+                state.ledger = ledger;
             }
             Next::Store(_) => unreachable!("stored above"),
         }
@@ -149,6 +152,13 @@ fn told(leader: &Leader, step: Step<Ticket>) -> Next {
 }
 
 fn announce(leader: &Leader, adopted: &Adopted) {
+    if let Some(nodes) = &adopted.drained {
+        tracing::warn!(?nodes, "nodes that operators drain");
+        let mut state = leader.state.borrow_mut();
+        state.liveness.set_retired(nodes.clone());
+        // Moves may lead to a node that is to be emptied now, or away from one that is not any more.
+        state.cure.stop_moves();
+    }
     let state = leader.state.borrow();
     // Members keep what is known of their table beside the replica: it decides, for example, whether an empty
     // one may be made.
@@ -173,7 +183,8 @@ fn answer(Done { job, ticket, outcome }: Done<Ticket>) {
         (Ticket::Dropped(answer), Outcome::Dropped(result)) => drop(answer.send(result)),
         (Ticket::Recalled(answer), Outcome::Recalled(result)) => drop(answer.send(result)),
         (Ticket::Envs(answer), Outcome::Envs(result)) => drop(answer.send(result)),
-        (Ticket::Forced(answer), Outcome::Forced(result)) => drop(answer.send(result)),
+        (Ticket::Forced(answer), Outcome::Forced(result))
+        | (Ticket::Drained(answer), Outcome::Drained(result)) => drop(answer.send(result)),
         _ => {}
     }
 }

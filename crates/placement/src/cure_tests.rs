@@ -301,7 +301,7 @@ fn a_surplus_member_goes_from_where_it_should() {
     let mut liveness = nodes(&[1, 2, 3, 4]);
     let removed = |liveness: &Liveness| proposals(cure().round(NOW, &view, liveness));
     assert_eq!(removed(&liveness), [(node(1), Proposal::RemoveSecondary { node: node(3) })], "the fullest");
-    assert!(liveness.retire(&node(4), true));
+    liveness.set_retired([node(4)].into());
     assert_eq!(
         removed(&liveness),
         [(node(1), Proposal::RemoveSecondary { node: node(4) })],
@@ -391,7 +391,7 @@ fn settle(cure: &mut Cure, view: &mut ClusterView, alive_nodes: usize, retired: 
     while idle < 100 {
         now = now + 1_000;
         let mut liveness = alive(now, (1..=alive_nodes).map(node));
-        retired.iter().for_each(|n| assert!(liveness.retire(&node(*n), true)));
+        liveness.set_retired(retired.iter().map(|n| node(*n)).collect());
         let orders = cure.round(now, view, &liveness);
         idle = if orders.is_empty() { idle + 1 } else { 0 };
         for (to, gpid, proposal) in orders.into_iter().map(|order| match order {
@@ -573,7 +573,7 @@ fn the_black_list_gets_no_copies() {
     let got = proposals(other.round(NOW, &view_of(vec![left.clone()]), &with_dead(&[1, 2, 4], &[3])));
     assert_eq!(got, [(node(1), Proposal::AddSecondary { node: node(4) })]);
     let mut retired = with_dead(&[1, 2, 4], &[3]);
-    assert!(retired.retire(&node(3), true));
+    retired.set_retired([node(3)].into());
     let got = proposals(super::Cure::new(Options::default(), NOW).round(NOW, &view_of(vec![left]), &retired));
     assert_eq!(got, [(node(1), Proposal::AddSecondary { node: node(4) })]);
     let verdicts = cure.examine(NOW + 70_000, &view, &alive(NOW + 70_000, (1..=3).map(node)));

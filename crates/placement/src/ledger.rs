@@ -23,17 +23,23 @@ use crate::view::{ClusterView, FLAG_DROPPED, Table};
 /// Of a node in the store: 0 when created, one more with each write.
 pub type Version = i32;
 
+/// Nodes that are drained at a time: more than a cluster has, and their list fits into one node of the store.
+const MAX_DRAINED: usize = 1_000;
+
 /// What is stored in one node. Tables come before their partitions, since they are the parents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Key {
     App(AppId),
     Partition(Gpid),
+    /// The nodes that operators drain.
+    Drained,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Entry {
     App(AppInfo),
     Partition(PartitionConfig),
+    Drained(BTreeSet<Node>),
 }
 
 /// One write to the store.
@@ -52,18 +58,31 @@ pub struct Adopted {
     pub configs: Vec<(Arc<PartitionConfig>, PartitionConfig)>,
     /// Existing tables of which something else changed, such as their status.
     pub infos: Vec<AppId>,
+    /// The nodes that operators drain, when that changed.
+    pub drained: Option<BTreeSet<Node>>,
 }
 
 /// What is stored.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ledger {
     view: ClusterView,
+    drained: BTreeSet<Node>,
     versions: BTreeMap<Key, Version>,
 }
 
 impl Ledger {
     pub fn view(&self) -> &ClusterView {
         &self.view
+    }
+
+    /// Nodes that operators drain: they are to be emptied, and work on.
+    pub fn drained(&self) -> &BTreeSet<Node> {
+        &self.drained
+    }
+
+    pub fn load_drained(&mut self, nodes: BTreeSet<Node>, version: Version) {
+        self.versions.insert(Key::Drained, version);
+        self.drained = nodes;
     }
 
     /// A table as it was loaded: `partitions[i]` is None when its node does not exist. In a table that is
@@ -98,7 +117,12 @@ impl Ledger {
     }
 
     pub fn draft(&self) -> Draft<'_> {
-        Draft { ledger: self, view: self.view.clone(), touched: BTreeSet::new() }
+        Draft {
+            ledger: self,
+            view: self.view.clone(),
+            drained: self.drained.clone(),
+            touched: BTreeSet::new(),
+        }
     }
 
     /// Tables whose creation, drop or recall a crash has cut in two: to be mended with [`Draft::mend`].
@@ -139,6 +163,10 @@ impl Ledger {
                         self.view.put_partition(config);
                     }
                 }
+                Entry::Drained(nodes) => {
+                    adopted.drained = Some(nodes.clone());
+                    self.drained = nodes;
+                }
             }
         }
         adopted
@@ -150,6 +178,7 @@ impl Ledger {
 pub struct Draft<'a> {
     ledger: &'a Ledger,
     view: ClusterView,
+    drained: BTreeSet<Node>,
     touched: BTreeSet<Key>,
 }
 
@@ -167,6 +196,21 @@ impl Draft<'_> {
         let next = change::apply(current, request)?;
         self.put(next.clone());
         Ok(next)
+    }
+
+    /// An operator's order: this node is to be emptied, or not any more.
+    ///
+    /// # Errors
+    /// Says why not.
+    pub fn drain(&mut self, node: &Node, on: bool) -> Result<(), String> {
+        if on && self.drained.len() >= MAX_DRAINED && !self.drained.contains(node) {
+            return Err(format!("{MAX_DRAINED} nodes are drained already"));
+        }
+        let changed = if on { self.drained.insert(node.clone()) } else { self.drained.remove(node) };
+        if changed {
+            self.touched.insert(Key::Drained);
+        }
+        Ok(())
     }
 
     /// The configuration of a partition that nobody holds. False when somebody does by now.
@@ -282,6 +326,7 @@ impl Draft<'_> {
             Some(match key {
                 Key::App(app_id) => Entry::App(self.view.table(*app_id)?.info.clone()),
                 Key::Partition(gpid) => Entry::Partition((**self.view.partition(*gpid)?).clone()),
+                Key::Drained => Entry::Drained(self.drained.clone()),
             })
         };
         let write = |key: &Key| {
@@ -376,6 +421,33 @@ mod tests {
         ledger.adopt(writes);
         assert_eq!(lint(ledger.view()), [""; 0]);
         assert_eq!(ledger.view().next_app_id(), 2);
+    }
+
+    #[test]
+    fn an_order_to_drain_is_stored_once() {
+        let mut ledger = Ledger::default();
+        let mut draft = ledger.draft();
+        draft.drain(&node(1), true).unwrap();
+        draft.drain(&node(2), true).unwrap();
+        draft.drain(&node(2), false).unwrap();
+        let writes = draft.writes();
+        let only = BTreeSet::from([node(1)]);
+        assert_eq!(writes, [Write { key: Key::Drained, entry: Entry::Drained(only.clone()), over: None }]);
+        assert_eq!(ledger.adopt(writes).drained, Some(only.clone()));
+        let mut draft = ledger.draft();
+        draft.drain(&node(1), true).unwrap();
+        assert_eq!(draft.writes(), [], "it is stored");
+        draft.drain(&node(1), false).unwrap();
+        assert_eq!(draft.writes()[0].over, Some(0));
+        let mut loaded = Ledger::default();
+        loaded.load_drained(only, 0);
+        assert_eq!(loaded, ledger);
+        let mut full = loaded.draft();
+        for n in 0..MAX_DRAINED - 1 {
+            full.drain(&Node::new(format!("other:{n}")), true).unwrap();
+        }
+        assert!(full.drain(&node(2), true).is_err());
+        assert!(full.drain(&node(1), true).is_ok(), "it is in the list");
     }
 
     #[test]

@@ -45,7 +45,7 @@ pub struct News {
 pub struct Liveness {
     grace_ms: u64,
     nodes: BTreeMap<Node, NodeState>,
-    /// To be emptied, by an operator's order. Kept over restarts of the node, not of the leader.
+    /// To be emptied, by an operator's order; stored ([`crate::Ledger::drained`]).
     retired: BTreeSet<Node>,
 }
 
@@ -116,7 +116,6 @@ impl Liveness {
     /// Forgets dead nodes that no configuration names any more.
     pub fn forget_dead(&mut self, is_named: impl Fn(&Node) -> bool) {
         self.nodes.retain(|node, state| state.alive || is_named(node));
-        self.retired.retain(|node| self.nodes.contains_key(node));
     }
 
     pub fn nodes(&self) -> impl Iterator<Item = (&Node, &NodeState)> {
@@ -151,16 +150,8 @@ impl Liveness {
         &self.retired
     }
 
-    /// An operator's order. False when the node is not known.
-    pub fn retire(&mut self, node: &Node, retired: bool) -> bool {
-        if !retired {
-            return self.retired.remove(node) || self.nodes.contains_key(node);
-        }
-        let known = self.nodes.contains_key(node);
-        if known {
-            self.retired.insert(node.clone());
-        }
-        known
+    pub fn set_retired(&mut self, nodes: BTreeSet<Node>) {
+        self.retired = nodes;
     }
 
     /// May get new replicas.

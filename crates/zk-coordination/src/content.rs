@@ -5,7 +5,7 @@
 //! host name, the host name (`hp_…`) counts. Our addition: a table that is being created is stored as
 //! `AS_CREATING`, since only then may nodes make empty replica directories (safety-rules.md 4.3).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use pegasus_types::{AppInfo, AppStatus, Ballot, Decree, Gpid, Node, PartitionConfig};
 use serde::{Deserialize, Serialize};
@@ -98,6 +98,23 @@ struct PartitionJson {
     hp_primary: String,
     hp_secondaries: Vec<String>,
     hp_last_drops: Vec<String>,
+}
+
+/// Nodes that operators drain.
+#[derive(Serialize, Deserialize)]
+struct DrainedJson {
+    nodes: Vec<String>,
+}
+
+pub fn encode_drained(nodes: &BTreeSet<Node>) -> Vec<u8> {
+    let json = DrainedJson { nodes: nodes.iter().map(Node::to_string).collect() };
+    serde_json::to_vec(&json).unwrap_or_default()
+}
+
+pub fn decode_drained(bytes: &[u8]) -> Result<BTreeSet<Node>, ContentError> {
+    let json: DrainedJson =
+        serde_json::from_slice(bytes).map_err(|error| ContentError::Json(error.to_string()))?;
+    json.nodes.into_iter().map(|text| text.parse().map_err(|_| ContentError::Node(text))).collect()
 }
 
 pub fn encode_app(info: &AppInfo) -> Vec<u8> {
@@ -255,6 +272,15 @@ fn any_bool<'de, D: serde::Deserializer<'de>>(from: D) -> Result<bool, D::Error>
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn drained_nodes() {
+        let nodes = BTreeSet::from(["b:2".parse().unwrap(), "a:1".parse().unwrap()]);
+        assert_eq!(encode_drained(&nodes), br#"{"nodes":["a:1","b:2"]}"#);
+        assert_eq!(decode_drained(&encode_drained(&nodes)), Ok(nodes));
+        assert!(matches!(decode_drained(b"[]"), Err(ContentError::Json(_))));
+        assert!(matches!(decode_drained(br#"{"nodes":["no port"]}"#), Err(ContentError::Node(_))));
+    }
 
     #[test]
     fn a_table_as_the_reference_writes_it() {

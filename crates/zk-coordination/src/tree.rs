@@ -22,9 +22,14 @@ impl Tree {
 
     /// Everything of the cluster that lasts lies in or below these. Not the leader's lock and epoch: they belong
     /// to the store that they are in.
-    pub fn lasting(&self) -> [String; 4] {
+    pub fn lasting(&self) -> [String; 5] {
         let below = |name| format!("{}/{name}", self.root);
-        [self.cluster_id(), self.apps(), below("backup"), below("bulk_load")]
+        [self.cluster_id(), self.apps(), self.drained(), below("backup"), below("bulk_load")]
+    }
+
+    /// Nodes that operators drain. The reference has no such node.
+    pub fn drained(&self) -> String {
+        format!("{}/drained_nodes", self.root)
     }
 
     /// UUID of the cluster, made once (safety-rules.md 4.3). The reference has no such node.

@@ -39,7 +39,10 @@ impl ClientService for ClientPort {
         match request {
             Request::QueryConfig(request) => self.query_config(&request, reply),
             Request::Admin(request) => self.admin(request, reply),
-            Request::RemoteCommand(command) => reply.text(self.remote_command(&command)),
+            Request::RemoteCommand(command) => {
+                let port = self.clone();
+                tokio::task::spawn_local(async move { reply.text(port.remote_command(&command).await) });
+            }
             // Data requests belong to replica-servers; negotiation is answered by the connection.
             Request::Read(_) | Request::Write(_) | Request::Negotiation(_) => {
                 reply.error(ErrorCode::HandlerNotFound);
@@ -70,7 +73,12 @@ impl ClientPort {
         });
     }
 
-    fn remote_command(&self, command: &RemoteCommand) -> String {
+    async fn remote_command(&self, command: &RemoteCommand) -> String {
+        if let Some(leader) = self.0.leader()
+            && let Some(answer) = commands::execute_stored(&leader, &command.cmd, &command.arguments).await
+        {
+            return answer;
+        }
         match self.0.leader() {
             Some(leader) => commands::execute(&leader, &command.cmd, &command.arguments)
                 .unwrap_or_else(|| self.common_command(command)),

@@ -1,5 +1,6 @@
 //! Remote commands that operators type at the leader (operations.md 11): what it plans and knows of nodes, and what can
-//! be set while it runs. All are kept in memory only: a new leader starts from its configuration.
+//! be set while it runs. Only `drain` is stored; of the rest a new leader starts from its configuration, as Apache
+//! Pegasus's does.
 
 use std::collections::BTreeSet;
 
@@ -24,16 +25,27 @@ meta.lb.only_move_primary [true|false] - balance roles only (also meta.lb.only_p
 meta.lb.ignored_app_list [get|set id,...|clear] - tables that are not balanced
 meta.lb.get_balance_operation_count [total|move_pri|copy_pri|copy_sec|detail] - moves that are wanted";
 
+/// Executes a command that is stored before it is answered; None = it is not one of these.
+pub async fn execute_stored(leader: &Leader, name: &str, arguments: &[String]) -> Option<String> {
+    if name != "meta.drain" {
+        return None;
+    }
+    let arguments: Vec<&str> = words(arguments);
+    Some(drain(leader, &arguments).await.unwrap_or_else(|why| format!("ERR: {why}")))
+}
+
+fn words(arguments: &[String]) -> Vec<&str> {
+    arguments.iter().map(|text| text.trim()).filter(|text| !text.is_empty()).collect()
+}
+
 /// Executes a command of the leader; None = it is not one of these.
 pub fn execute(leader: &Leader, name: &str, arguments: &[String]) -> Option<String> {
-    let arguments: Vec<&str> =
-        arguments.iter().map(|text| text.trim()).filter(|text| !text.is_empty()).collect();
+    let arguments = words(arguments);
     let result = match name.strip_prefix("meta.")? {
         "nodes" => Ok(nodes(leader).to_string()),
         "balance_plan" => Ok(plan(leader).to_string()),
         "moves" => Ok(moves(leader).to_string()),
         "move" => order_move(leader, &arguments),
-        "drain" => drain(leader, &arguments),
         "live_percentage" => number(leader, &arguments, 100, |o| &mut o.min_alive_percent),
         "lb.assign_delay_ms" => number(leader, &arguments, u64::MAX, |o| &mut o.return_ms),
         "lb.add_secondary_max_count_for_one_node" => {
@@ -131,13 +143,13 @@ fn order_move(leader: &Leader, arguments: &[&str]) -> Outcome {
     done()
 }
 
-fn drain(leader: &Leader, arguments: &[&str]) -> Outcome {
+async fn drain(leader: &Leader, arguments: &[&str]) -> Outcome {
     let (node, on) = match arguments {
         [node] | [node, "on"] => (node, true),
         [node, "off"] => (node, false),
         _ => return Err("it takes a node, and on or off".to_owned()),
     };
-    orders::retire(leader, &node_of(node)?, on)?;
+    orders::drain(leader, &node_of(node)?, on).await?;
     done()
 }
 

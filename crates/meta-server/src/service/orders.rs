@@ -42,24 +42,22 @@ pub fn set_level(leader: &Leader, level: FunctionLevel) {
     leader.touch();
 }
 
-/// A node is to be emptied, or not any more.
+/// A node is to be emptied, or not any more. Stored: a new leader goes on with it.
 ///
 /// # Errors
-/// The node is not known.
-pub fn retire(leader: &Leader, node: &Node, retired: bool) -> Result<(), String> {
-    let mut state = leader.state.borrow_mut();
-    if !state.liveness.retire(node, retired) {
+/// The node is not known, or nothing can be stored now.
+pub async fn drain(leader: &Leader, node: &Node, on: bool) -> Result<(), String> {
+    let known = {
+        let state = leader.state.borrow();
+        state.liveness.get(node).is_some() || state.ledger.drained().contains(node)
+    };
+    if !known {
         return Err(format!("{node} is not known; nodes are named as in meta.nodes"));
     }
-    if !retired {
-        // Moves away from it need not go on.
-        state.cure.stop_moves();
-    }
-    drop(state);
-    tracing::warn!(%node, retired, "an operator's order");
-    leader.publish();
-    leader.touch();
-    Ok(())
+    let (answer, answered) = oneshot::channel();
+    let job = (Job::Drain { node: node.clone(), on }, Ticket::Drained(answer));
+    leader.jobs.try_send(job).map_err(|_| "too many changes wait".to_owned())?;
+    answered.await.unwrap_or_else(|_| Err("whether it was stored is not known".to_owned()))
 }
 
 /// What the steps of a proposal amount to.

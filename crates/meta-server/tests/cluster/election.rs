@@ -236,6 +236,37 @@ fn a_new_leader_waits_its_grace_before_it_declares_anybody_dead() {
 }
 
 #[test]
+fn a_new_leader_goes_on_with_an_operators_drain() {
+    local(async {
+        let metas = Metas::start(2, 3).await;
+        let old = metas.leader().await;
+        assert_eq!(created(metas.ask(old, create("t")).await), ErrorCode::Ok);
+        metas.healthy("t").await;
+        let node = metas.replicas[0].node.clone();
+        assert_eq!(metas.command(old, &format!("meta.drain {node}")).await, "OK");
+        let store = metas.observer();
+        let store: &dyn MetaStore = &store;
+        let stored = store.get("/pegasus/test/drained_nodes").await.unwrap().unwrap();
+        assert_eq!(&stored.bytes[..], format!(r#"{{"nodes":["{node}"]}}"#).as_bytes());
+
+        metas.session(old).set_state(SessionState::Over);
+        let new = until("another one leads", async || {
+            let leader = metas.try_leader().await?;
+            (metas.epoch().await == 2).then_some(leader)
+        })
+        .await;
+        until("it knows the order", async || {
+            metas.command(new, "meta.nodes").await.contains("\"RETIRED\"").then_some(())
+        })
+        .await;
+        assert_eq!(metas.command(new, &format!("meta.drain {node} off")).await, "OK");
+        assert!(!metas.command(new, "meta.nodes").await.contains("\"RETIRED\""));
+        let stored = store.get("/pegasus/test/drained_nodes").await.unwrap().unwrap();
+        assert_eq!(&stored.bytes[..], br#"{"nodes":[]}"#);
+    });
+}
+
+#[test]
 fn a_new_leader_finishes_what_the_old_one_began() {
     local(async {
         let metas = Metas::start(2, 0).await;

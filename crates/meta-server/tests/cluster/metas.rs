@@ -215,6 +215,16 @@ impl Metas {
         }
     }
 
+    /// What `cmd` with its arguments is answered.
+    pub async fn command(&self, at: usize, line: &str) -> String {
+        let mut words = line.split(' ').map(str::to_owned);
+        let cmd = words.next().unwrap();
+        match self.call(at, Request::RemoteCommand(RemoteCommand { cmd, arguments: words.collect() })).await {
+            Response::Text(text) => text,
+            other => panic!("{other:?}"),
+        }
+    }
+
     /// Asks without waiting for the answer.
     pub fn ask_and_forget(&self, at: usize, request: AdminRequest) -> JoinHandle<()> {
         let client = self.metas[at].client.clone();
