@@ -17,7 +17,7 @@ use pegasus_types::{Ballot, Decree, ErrorCode, Gpid, Millis, Mutation, Node, Par
 
 use crate::node::{NodeState, Shell};
 use crate::replica_files::SaveError;
-use crate::{clock, learn_io, meta_link, replica_files};
+use crate::{clock, learn_io, meta_link, replica_files, units};
 
 /// A heartbeat that is not answered by then is of no use: its lease would have run out.
 const HEARTBEAT_WITHIN: Duration = Duration::from_millis(1000);
@@ -121,6 +121,16 @@ fn reply(state: &mut NodeState, now: Millis, gpid: Gpid, token: u64, result: Res
         Ok(decree) => {
             replica.counts.writes += waiting.len() as u64;
             let times = replica.stages.take(decree);
+            let table = state.metrics.table(gpid.app_id);
+            for answered in waiting.iter().filter(|waiting| !waiting.is_read) {
+                let read_units = units::read_by_write(&answered.response);
+                replica.counts.answered(answered.op, answered.reply.frame_bytes() as u64);
+                replica.counts.write_units += answered.units;
+                replica.counts.read_units += read_units;
+                let metrics = table.op(answered.op);
+                metrics.write_units += answered.units;
+                metrics.read_units += read_units;
+            }
             for waiting in waiting {
                 state.answer(now, gpid, waiting, decree.0, times);
             }

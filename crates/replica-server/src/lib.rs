@@ -41,6 +41,7 @@ mod server;
 mod service;
 mod slow;
 mod throttle;
+mod units;
 mod waitlist;
 mod watch;
 

@@ -61,6 +61,19 @@ impl Op {
         }
     }
 
+    pub const fn is_read(self) -> bool {
+        match self {
+            Self::Get | Self::Ttl | Self::SortkeyCount | Self::MultiGet | Self::BatchGet | Self::Scan => true,
+            Self::Put
+            | Self::Remove
+            | Self::MultiPut
+            | Self::MultiRemove
+            | Self::Incr
+            | Self::CheckAndSet
+            | Self::CheckAndMutate => false,
+        }
+    }
+
     pub const fn of_read(request: &ReadRequest) -> Self {
         match request {
             ReadRequest::Get { .. } => Self::Get,
@@ -119,6 +132,8 @@ pub struct OpMetrics {
     pub bytes: u64,
     /// Answered ones that took longer than the table's threshold.
     pub slow: u64,
+    pub read_units: u64,
+    pub write_units: u64,
 }
 
 /// Requests that the table's settings did not let through at once.
@@ -170,6 +185,16 @@ impl Metrics {
         self.tables.entry(app).or_default()
     }
 
+    /// Reads and writes refused with an error, of all tables.
+    pub fn failed(&self) -> (u64, u64) {
+        let (mut reads, mut writes) = (0, 0);
+        for op in Op::ALL {
+            let failed: u64 = self.tables.values().map(|table| table.ops[op as usize].failed).sum();
+            *(if op.is_read() { &mut reads } else { &mut writes }) += failed;
+        }
+        (reads, writes)
+    }
+
     pub fn forget(&mut self, app: AppId) {
         self.tables.remove(&app);
     }
@@ -217,6 +242,9 @@ impl Metrics {
             "Requests answered later than the slow-request threshold; each is in the log.",
             |m| m.slow,
         );
+        let units = "Capacity units of answered requests: 4 KiB of keys and values, begun ones count whole.";
+        per_op(out, "pegasus_replica_read_capacity_units_total", units, |m| m.read_units);
+        per_op(out, "pegasus_replica_write_capacity_units_total", units, |m| m.write_units);
         self.render_held_up(out, &name_of);
         for (name, help, value) in [
             ("turns", "Turns of the serving loop.", self.turns),

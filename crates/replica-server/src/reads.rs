@@ -25,6 +25,7 @@ use crate::node::{NodeState, Shell};
 use crate::partition::inflight::Waiting;
 use crate::partition::queue::DEFAULT_TIMEOUT_MS;
 use crate::slow::Slow;
+use crate::units;
 
 /// Requests that may wait for a grant; a lease hole lasts for a second at most.
 pub const MAX_PARKED: usize = 20_000;
@@ -229,12 +230,16 @@ impl NodeState {
             }
         }
         let bytes = payload(&response);
+        let units = units::of_read(&read.request, &response);
         if let Some(replica) = self.replicas.get_mut(&gpid) {
             replica.counts.reads += 1;
             replica.counts.read_bytes += bytes;
             replica.limits.has_read(bytes);
+            replica.counts.read_units += units;
+            replica.counts.answered(op, bytes);
         }
         let metrics = self.metrics.table(gpid.app_id).op(op);
+        metrics.read_units += units;
         let took = clock::mono_us().saturating_sub(read.arrived_us);
         metrics.answered.record(took);
         metrics.bytes += bytes;
@@ -333,7 +338,14 @@ impl NodeState {
                 if let What::Answer(mut waiting) = parked.what {
                     waiting.set_decree(-1);
                     let took = clock::mono_us().saturating_sub(waiting.arrived_us);
-                    self.metrics.table(parked.gpid.app_id).op(waiting.op).answered.record(took);
+                    let units = units::read_by_write(&waiting.response);
+                    if let Some(replica) = self.replicas.get_mut(&parked.gpid) {
+                        replica.counts.read_units += units;
+                        replica.counts.answered(waiting.op, waiting.reply.frame_bytes() as u64);
+                    }
+                    let metrics = self.metrics.table(parked.gpid.app_id).op(waiting.op);
+                    metrics.answered.record(took);
+                    metrics.read_units += units;
                     let (arrived, op) = (waiting.arrived_us, waiting.op);
                     self.look_at_time(parked.gpid, op, &waiting.reply, arrived, took, |slow| {
                         slow.write(None)

@@ -24,6 +24,7 @@ use crate::metrics::Op;
 use crate::node::{NodeState, Shell};
 use crate::reads::Parked;
 use crate::slow::Slow;
+use crate::units;
 
 /// A mutation takes more writes until its body has this size: larger ones only make each of them wait longer.
 pub const MUTATION_BYTES: usize = 64 << 10;
@@ -187,7 +188,9 @@ impl NodeState {
             let resolved = ops::resolve(&queued.request, &overlay, &at, &mut body);
             let saw_pending = overlay.saw_pending();
             let (reply, arrived_us) = (queued.reply, queued.arrived_us);
-            let waiter = |reply, response, is_read| Waiting { reply, response, is_read, op, arrived_us };
+            let units = units::of_write(&queued.request);
+            let waiter =
+                |reply, response, is_read| Waiting { reply, response, is_read, op, arrived_us, units };
             match resolved {
                 Ok(Resolved::Write(response)) => waiting.push(waiter(reply, response, false)),
                 Ok(Resolved::Refused(response)) => answers.push((waiter(reply, response, false), false)),

@@ -28,6 +28,8 @@ pub struct Waiting<R> {
     pub is_read: bool,
     pub op: Op,
     pub arrived_us: u64,
+    /// What it is worth, see [`crate::units`].
+    pub units: u64,
 }
 
 impl<R> Waiting<R> {
@@ -150,7 +152,7 @@ mod tests {
 
     fn waiting(id: u32) -> Waiting<u32> {
         let response = WriteResponse::Update(UpdateResponse::default());
-        Waiting { reply: id, response, is_read: false, op: Op::Put, arrived_us: 0 }
+        Waiting { reply: id, response, is_read: false, op: Op::Put, arrived_us: 0, units: 1 }
     }
 
     fn ids(waiting: Vec<Waiting<u32>>) -> Vec<u32> {

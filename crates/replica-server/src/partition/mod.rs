@@ -21,6 +21,7 @@ use pegasus_storage::ops::ScanContexts;
 use pegasus_storage::{PartitionEngine, ReplicaMeta};
 use pegasus_types::{Decree, Gpid};
 
+use crate::metrics::Op;
 use crate::throttle::Limits;
 use inflight::Inflight;
 use locations::Locations;
@@ -67,6 +68,29 @@ pub struct Counts {
     pub read_bytes: u64,
     pub write_bytes: u64,
     pub failed: u64,
+    pub read_units: u64,
+    pub write_units: u64,
+    by_op: [OpCount; Op::ALL.len()],
+}
+
+/// Answered requests of one operation.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct OpCount {
+    pub requests: u64,
+    /// Of writes the frames, of reads the values.
+    pub bytes: u64,
+}
+
+impl Counts {
+    pub fn of(&self, op: Op) -> OpCount {
+        self.by_op[op as usize]
+    }
+
+    pub fn answered(&mut self, op: Op, bytes: u64) {
+        let count = &mut self.by_op[op as usize];
+        count.requests += 1;
+        count.bytes += bytes;
+    }
 }
 
 impl Replica {

@@ -6,16 +6,19 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::http::{StatusCode, header};
+use axum::extract::Request;
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use pegasus_telemetry::http::{Base, json_text, router};
+use pegasus_telemetry::Health;
+use pegasus_telemetry::entities::{self, Origin};
+use pegasus_telemetry::http::{self, Base, json_text, router};
 use pegasus_telemetry::prometheus::Registry;
 use pegasus_telemetry::text::Text;
-use pegasus_telemetry::{Health, registry};
 use serde_json::json;
 use tokio::sync::{mpsc, oneshot};
 
+use super::entities::of_node;
 use super::peer_api;
 use crate::node::Shell;
 
@@ -26,6 +29,7 @@ const MAX_QUESTIONS: usize = 64;
 #[derive(Debug)]
 enum Question {
     Metrics(oneshot::Sender<String>),
+    Entities(entities::Query, oneshot::Sender<entities::Entities>),
     Replicas(oneshot::Sender<serde_json::Value>),
 }
 
@@ -40,16 +44,16 @@ pub fn routes(shell: &Rc<Shell>, registry: Registry, health: Health, shown: &ser
             // Who has gone needs no answer.
             match question {
                 Question::Metrics(answer) => drop(answer.send(metrics_text(&answering))),
+                Question::Entities(query, answer) => drop(answer.send(of_node(&answering, &query))),
                 Question::Replicas(answer) => drop(answer.send(replicas_json(&answering))),
             }
         }
     });
     let base = Base::new("replica", registry.clone(), health, shown)
         .describe("/replica/list", "replicas of this node");
-    let registry = Arc::new(registry);
-    let for_metrics = asker.clone();
+    let numbers = Arc::new((asker.clone(), registry));
     Router::new()
-        .route("/metrics", get(move || metrics(for_metrics.clone(), registry.clone())))
+        .route("/metrics", get(move |request: Request| metrics(numbers.clone(), request)))
         .route("/replica/list", get(move || replicas(asker.clone())))
         .fallback_service(router(base))
 }
@@ -60,14 +64,23 @@ async fn ask<T>(asker: &Asker, question: impl FnOnce(oneshot::Sender<T>) -> Ques
     answered.await.ok()
 }
 
-async fn metrics(asker: Asker, registry: Arc<Registry>) -> Response {
-    let Some(own) = ask(&asker, Question::Metrics).await else {
+async fn metrics(numbers: Arc<(Asker, Registry)>, request: Request) -> Response {
+    let (asker, registry) = &*numbers;
+    let query = match http::asked_entities(request.uri(), request.headers()) {
+        None => {
+            return match ask(asker, Question::Metrics).await {
+                Some(own) => http::metrics_text(registry, &own),
+                None => StatusCode::SERVICE_UNAVAILABLE.into_response(),
+            };
+        }
+        Some(Err(refusal)) => return refusal,
+        Some(Ok(query)) => query,
+    };
+    let Some(mut all) = ask(asker, |answer| Question::Entities(query.clone(), answer)).await else {
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
     };
-    match registry::encode(&registry) {
-        Ok(text) => ([(header::CONTENT_TYPE, registry::CONTENT_TYPE)], text + &own).into_response(),
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
-    }
+    all.add_registry(registry);
+    json_text(StatusCode::OK, &query.answer(&Origin::of("replica", registry), &all))
 }
 
 async fn replicas(asker: Asker) -> Response {

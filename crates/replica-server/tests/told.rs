@@ -1,12 +1,14 @@
-//! What is told of slow requests. A process of its own: it reads what the servers log.
+//! What nodes tell of themselves: slow requests in the log, numbers as entities. A process of its own: it reads the log.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod support;
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::sync::{Arc, Mutex};
 
+use serde_json::Value;
 use support::*;
 
 #[derive(Clone, Default)]
@@ -72,5 +74,41 @@ fn every_stage_of_a_slow_request_is_told_and_no_key() {
         let metrics = http_get(primary, "/metrics").await;
         let line = metrics.lines().find(|l| l.starts_with("pegasus_replica_slow_requests_total{")).unwrap();
         assert!(!line.ends_with(" 0"), "{line}");
+    });
+}
+
+#[test]
+fn numbers_are_told_as_tools_of_the_reference_ask_for_them() {
+    run(async || {
+        let cluster = cluster("").await;
+        let client = Client::new(&cluster.meta, PARTITIONS);
+        for key in 0..40 {
+            client.put(&format!("h{key}"), "s", "v").await;
+            client.get(&format!("h{key}"), "s").await.unwrap();
+        }
+        let mut sums = BTreeMap::new();
+        for node in &cluster.nodes {
+            let asked = "/metrics?types=replica,server&metrics=put_requests,get_requests,read_capacity_units,write_capacity_units,primary_replicas,resident_mem_usage_mb";
+            let answer = http_get(node, asked).await;
+            let told: Value = serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap();
+            assert_eq!((&told["role"], &told["port"]), (&"replica".into(), &node.address().port().into()));
+            for entity in told["entities"].as_array().unwrap() {
+                if entity["type"] == "replica" {
+                    assert_eq!(entity["attributes"]["table_id"], APP.to_string(), "{entity}");
+                }
+                for metric in entity["metrics"].as_array().unwrap() {
+                    let name = metric["name"].as_str().unwrap().to_owned();
+                    *sums.entry(name).or_insert(0.0) += metric["value"].as_f64().unwrap();
+                }
+            }
+            let disks = http_get(node, "/metrics?types=disk&with_metric_fields=name,unit").await;
+            assert!(disks.contains(r#"{"name":"disk_capacity_total_mb","unit":"MegaBytes"}"#), "{disks}");
+        }
+        assert!(sums.remove("resident_mem_usage_mb").unwrap() > 1.0);
+        // What the cluster did in the beginning may have been tried again.
+        assert!((40.0..80.0).contains(&sums["get_requests"]), "{sums:?}");
+        assert_eq!(sums["get_requests"], sums["read_capacity_units"], "{sums:?}");
+        assert_eq!(sums["put_requests"], sums["write_capacity_units"], "{sums:?}");
+        assert_eq!(sums["primary_replicas"], f64::from(PARTITIONS));
     });
 }
