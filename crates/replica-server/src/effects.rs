@@ -215,9 +215,7 @@ fn ask_meta(shell: &Rc<Shell>, request: ChangeRequest) {
 fn query_meta(shell: &Rc<Shell>, gpid: Gpid) {
     let shell = shell.clone();
     tokio::task::spawn_local(async move {
-        if let Some((app, config)) = shell.meta.query(&shell.pool, gpid).await {
-            meta_link::adopt(&shell, vec![(app, config)]);
-        }
+        meta_link::refresh(&shell, gpid).await;
     });
 }
 

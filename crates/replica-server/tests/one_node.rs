@@ -187,3 +187,28 @@ fn expiry_follows_the_table() {
         assert_eq!(client.get("h", "s").await, None);
     });
 }
+
+/// The meta answers a report, changes the table's settings, and the answer arrives last.
+#[test]
+fn a_late_answer_does_not_bring_older_settings_back() {
+    run(async || {
+        let meta = FakeMeta::start().await;
+        let dir = tempfile::tempdir().unwrap();
+        let settings = format!("{SETTINGS}config_sync_interval_ms = 100\n");
+        let node = TestNode::start(&meta.node, dir.path().join("a"), &settings);
+        meta.create_table(1, std::slice::from_ref(&node.node), &[("default_ttl", "1000")]).await;
+        let client = Client::new(&meta, 1);
+
+        let late = meta.answer_late();
+        let before = meta.reports_taken();
+        meta.until("a report waits for its answer", || meta.reports_taken() > before).await;
+        meta.set_envs(&node.node, &[("default_ttl", "5000")]).await;
+        let before = meta.reports_taken();
+        late.notify_one();
+        meta.until("the late answer was taken", || meta.reports_taken() > before).await;
+        client.put("h", "s", "v").await;
+        let ttl = client.call("h", Request::Read(ReadRequest::Ttl { key: key("h", "s") })).await;
+        let Response::Read(ReadResponseBody::Ttl(answer)) = ttl else { panic!("{ttl:?}") };
+        assert!((4_000..=5_000).contains(&answer.ttl_seconds), "{answer:?}");
+    });
+}

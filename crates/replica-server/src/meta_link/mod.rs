@@ -1,6 +1,7 @@
 //! The way to the meta-servers: beacons, reports, requests for changes; and what they answer.
 
 pub mod leader;
+mod pushes;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -13,6 +14,7 @@ use pegasus_types::meta::{
     Beacon, BeaconAck, ChangeReply, ChangeRequest, ConfigSync, ConfigSyncAck, QueryReply,
 };
 use pegasus_types::{AppInfo, AppStatus, ErrorCode, Gpid, Node, PartitionConfig};
+use pushes::{Asked, Pushes};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -41,6 +43,7 @@ const REPORT_RETRY: Duration = Duration::from_millis(500);
 pub struct MetaLink {
     leader: RefCell<Leader>,
     report: Notify,
+    pushes: RefCell<Pushes>,
     beacon: Notify,
     draining: Cell<bool>,
     /// The leader's newest answer to a beacon that said so: is it true of all nodes?
@@ -62,6 +65,7 @@ impl MetaLink {
         Self {
             leader: RefCell::new(Leader::new(metas)),
             report: Notify::new(),
+            pushes: RefCell::default(),
             beacon: Notify::new(),
             draining: Cell::default(),
             all_draining: Cell::default(),
@@ -253,11 +257,12 @@ pub async fn reports(shell: Rc<Shell>, interval: Duration) {
                 replicas,
             })
         });
+        let asked = shell.meta.pushes.borrow().ask();
         let pause = match report {
             None => REPORT_RETRY,
             Some(report) => match shell.meta.config_sync(&shell.pool, report).await {
                 Some(ack) => {
-                    adopt(&shell, ack.configs);
+                    adopt_answer(&shell, asked, ack.configs);
                     replica_files::collect(&shell, ack.garbage);
                     interval
                 }
@@ -271,8 +276,33 @@ pub async fn reports(shell: Rc<Shell>, interval: Duration) {
     }
 }
 
-/// What the meta has stored, from an answer or pushed.
-pub fn adopt(shell: &Rc<Shell>, configs: Vec<(AppInfo, PartitionConfig)>) {
+/// What the meta pushes.
+pub fn adopt_push(shell: &Rc<Shell>, configs: Vec<(AppInfo, PartitionConfig)>) {
+    for (_, config) in &configs {
+        shell.meta.pushes.borrow_mut().pushed(config.gpid);
+    }
+    adopt(shell, configs);
+}
+
+/// What the meta has answered; not what was pushed since the question. That is asked once more.
+fn adopt_answer(shell: &Rc<Shell>, asked: Asked, mut configs: Vec<(AppInfo, PartitionConfig)>) {
+    let all = configs.len();
+    configs.retain(|(_, config)| !shell.meta.pushes.borrow().overtook(asked, config.gpid));
+    if configs.len() < all {
+        shell.meta.report_soon();
+    }
+    adopt(shell, configs);
+}
+
+/// Asks the meta for what it has stored of a partition, and adopts the answer.
+pub async fn refresh(shell: &Rc<Shell>, gpid: Gpid) {
+    let asked = shell.meta.pushes.borrow().ask();
+    if let Some(known) = shell.meta.query(&shell.pool, gpid).await {
+        adopt_answer(shell, asked, vec![known]);
+    }
+}
+
+fn adopt(shell: &Rc<Shell>, configs: Vec<(AppInfo, PartitionConfig)>) {
     let mut new = Vec::new();
     let mut is_out = false;
     shell.with(|state| {

@@ -65,7 +65,7 @@ impl ReplicaPeer for PeerApi {
     }
 
     async fn adopt(self, _: Context, configs: Vec<(AppInfo, PartitionConfig)>) {
-        meta_link::adopt(&self.shell, configs);
+        meta_link::adopt_push(&self.shell, configs);
     }
 
     async fn propose(self, _: Context, request: ProposalRequest) -> ErrorCode {

@@ -29,6 +29,7 @@ use pegasus_types::meta::*;
 use pegasus_types::{AppInfo, AppStatus, Ballot, ChangeKind, ErrorCode, Gpid, Node, PartitionConfig, hash};
 use tarpc::context::Context;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 pub const APP: i32 = 2;
@@ -54,6 +55,9 @@ struct MetaState {
     reports: BTreeMap<Node, ConfigSync>,
     garbage: Vec<Gpid>,
     draining: BTreeSet<Node>,
+    /// Answers to reports are made at once and wait for this.
+    late: Option<Rc<Notify>>,
+    reports_taken: usize,
 }
 
 #[derive(Clone)]
@@ -83,8 +87,15 @@ impl MetaPeer for MetaApi {
             let mine = state.configs.values().filter(|c| c.is_member(&node)).cloned().collect::<Vec<_>>();
             mine.into_iter().map(move |config| (app.clone(), config))
         });
-        let garbage = state.garbage.clone();
-        ConfigSyncAck { err: ErrorCode::Ok, leader: None, configs: configs.collect(), garbage }
+        let (configs, garbage) = (configs.collect(), state.garbage.clone());
+        let ack = ConfigSyncAck { err: ErrorCode::Ok, leader: None, configs, garbage };
+        state.reports_taken += 1;
+        let late = state.late.clone();
+        drop(state);
+        if let Some(late) = late {
+            late.notified().await;
+        }
+        ack
     }
 
     async fn change(self, _: Context, request: ChangeRequest) -> ChangeReply {
@@ -236,6 +247,17 @@ impl FakeMeta {
             state.configs.values().map(|c| (app.clone(), c.clone())).collect()
         };
         self.pool.replica(node).adopt(WITHIN, all).await.unwrap();
+    }
+
+    /// From now on answers to reports are made when asked, and given when told: one for each notification.
+    pub fn answer_late(&self) -> Rc<Notify> {
+        let late = Rc::new(Notify::new());
+        self.state.borrow_mut().late = Some(late.clone());
+        late
+    }
+
+    pub fn reports_taken(&self) -> usize {
+        self.state.borrow().reports_taken
     }
 
     pub async fn until(&self, what: &str, done: impl Fn() -> bool) {
