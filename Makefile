@@ -34,7 +34,7 @@ build: ## The release binaries; starts nothing
 
 # Builds everything before anything runs, also the servers that tests start as processes.
 test: ## All tests, also of clusters of real processes and with the Python client from PyPI
-	@.ci/tools cargo cc python pack systemd prometheus zookeeper
+	@.ci/tools cargo cc python pack deb network systemd prometheus zookeeper
 	$(CARGO) test --workspace --locked --no-fail-fast
 
 check: ## Format, lints, documentation; changes no file
@@ -69,7 +69,7 @@ reliability: build ## Faults on clusters of its own, RUNS of each and ROUNDS of 
 
 # --- packages ---------------------------------------------------------------------------------------------------------
 
-.PHONY: pack_server pack_tools install-systemd uninstall-systemd
+.PHONY: pack_server pack_tools pack_deb install-systemd uninstall-systemd
 
 pack_server: build ## Directory and tarball of the servers in target/pack, for hosts without this repository
 	@.ci/tools pack
@@ -78,6 +78,10 @@ pack_server: build ## Directory and tarball of the servers in target/pack, for h
 pack_tools: build ## The same of shell, bench and onebox
 	@.ci/tools pack
 	@deploy/pack.sh tools --programs $(PROGRAMS)
+
+pack_deb: build ## Debian packages of the same, in target/pack
+	@.ci/tools pack deb
+	@deploy/deb.sh server && deploy/deb.sh tools
 
 install-systemd: ## Programs, service units and a first configuration on this host [PREFIX=/usr/local DESTDIR=]
 	@[[ -x $(PROGRAMS)/pegasus_server ]] || $(MAKE) --no-print-directory build

@@ -54,7 +54,7 @@ if [[ -x $programs/pegasus_shell ]]; then
 fi
 for unit in "${names[@]}"; do
   install -d "$root$units"
-  sed "s#@BINDIR@#$bin#" "$here/$unit" >"$root$units/$unit"
+  sed "s#^ExecStart=/usr/bin/#ExecStart=$bin/#" "$here/$unit" >"$root$units/$unit"
   chmod 644 "$root$units/$unit"
 done
 install -D -m 644 "$here/sysusers.conf" "$root$users/pegasus.conf"

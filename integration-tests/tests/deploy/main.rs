@@ -5,6 +5,8 @@
     reason = "a test: also its helpers may panic, and tell what they measured"
 )]
 
+mod deb;
+mod formats;
 mod mistakes;
 mod notify;
 mod package;
@@ -12,3 +14,4 @@ mod prometheus;
 mod restart;
 mod servers;
 mod units;
+mod walk;

@@ -1,5 +1,6 @@
 //! What operators get wrong around the configuration: a clear end or a clear wait, and nothing damaged.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
@@ -7,11 +8,12 @@ use std::process::Command;
 
 use rustix::process::Signal;
 
+use crate::formats::files_below;
 use crate::package::http_get;
 use crate::servers::{Server, hosts, programs, repository, wait};
 
 /// A server with the shipped configuration, its variables given by the environment.
-fn command(role: &str, dir: &Path, host: Ipv4Addr, meta: &str) -> Command {
+pub fn command(role: &str, dir: &Path, host: Ipv4Addr, meta: &str) -> Command {
     let mut command = Command::new(programs().join("pegasus_server"));
     command.arg(repository().join("config/config.ini")).args(["-app_list", role]);
     for (name, value) in [
@@ -27,6 +29,8 @@ fn command(role: &str, dir: &Path, host: Ipv4Addr, meta: &str) -> Command {
     command.env("PEGASUS__NETWORK__EXPLICIT_HOST_ADDRESS", host.to_string());
     // One copy of everything: these clusters have one server.
     command.env("PEGASUS__REPLICATION__MUTATION_2PC_MIN_REPLICA_COUNT", "1");
+    // A machine that tests may be fuller than a server should be.
+    command.env("PEGASUS__REPLICATION__DISK_MIN_AVAILABLE_SPACE_RATIO", "1");
     command.args(["--set", "meta_server.apps.temp.max_replica_count=1"]);
     command
 }
@@ -179,4 +183,76 @@ fn a_node_of_another_cluster_is_not_taken_in() {
         if primaries == 8 { Ok(()) } else { Err(told) }
     });
     drop(node);
+}
+
+#[test]
+fn a_disk_that_is_not_mounted_is_missing_and_not_empty() {
+    let dir = tempfile::tempdir().unwrap();
+    let [host] = hosts();
+    let (home, meta) = (dir.path().join("home"), format!("{host}:34601"));
+    let disks = [dir.path().join("ssd1"), dir.path().join("ssd2")];
+    let start = |n: u32| {
+        let mut command = command("meta,replica", &home, host, &meta);
+        let list = format!("ssd1:{},ssd2:{}", disks[0].display(), disks[1].display());
+        command.env("PEGASUS__REPLICATION__DATA_DIRS", list);
+        let mut server = Server::start(&mut command, &dir.path().join(format!("out{n}")));
+        server.wait_printed("replica listens on");
+        server
+    };
+    let primaries = |wanted: usize| {
+        wait("primaries", || {
+            let told = http_get(&format!("http://{host}:34801/replica/list"));
+            let found = told.matches("\"Primary\"").count();
+            if found == wanted { Ok(()) } else { Err(format!("{found} of {wanted}: {told}")) }
+        });
+    };
+    let end = |mut server: Server| {
+        server.signal(Signal::INT);
+        assert!(server.wait_end().success(), "{}", server.printed());
+    };
+    let server = start(1);
+    primaries(8);
+    end(server);
+
+    // The place where the second one is mounted, without it.
+    let away = dir.path().join("away");
+    fs::rename(&disks[1], &away).unwrap();
+    fs::create_dir(&disks[1]).unwrap();
+    let server = start(2);
+    primaries(4);
+    let said = server.printed();
+    let why = "its marker is missing although it had one: the disk is not mounted";
+    assert!(said.contains(why) && said.contains(disks[1].to_str().unwrap()), "{said}");
+    end(server);
+    let mut written = BTreeMap::new();
+    files_below(&disks[1], &mut written);
+    written.retain(|file, _| !file.ends_with(".pegasus-lock"));
+    assert!(written.is_empty(), "under the mount: {written:?}");
+
+    fs::remove_dir_all(&disks[1]).unwrap();
+    fs::rename(&away, &disks[1]).unwrap();
+    let server = start(3);
+    primaries(8);
+    end(server);
+}
+
+#[test]
+fn a_meta_server_waits_for_zookeeper() {
+    let dir = tempfile::tempdir().unwrap();
+    let [host, nobody] = hosts();
+    let mut waiting = command("meta", dir.path(), host, &format!("{host}:34601"));
+    waiting.args(["--set", "meta_server.coordination=zookeeper"]);
+    waiting.args(["--set", &format!("zookeeper.hosts_list=no-such-host.invalid:2181,{nobody}:2181")]);
+    let mut server = Server::start(&mut waiting, &dir.path().join("out"));
+    server.wait_printed("meta listens on");
+    assert!(http_get(&format!("http://{host}:34601/livez")).starts_with("HTTP/1.0 200"));
+    let ready = http_get(&format!("http://{host}:34601/readyz"));
+    assert!(ready.starts_with("HTTP/1.0 503") && ready.contains("leader: "), "{ready}");
+    wait("it says where it looks for ZooKeeper", || {
+        let said = server.printed();
+        if said.contains(&format!("{nobody}:2181")) { Ok(()) } else { Err(said) }
+    });
+    assert!(server.is_running());
+    server.signal(Signal::INT);
+    assert!(server.wait_end().success(), "{}", server.printed());
 }
