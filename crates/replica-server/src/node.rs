@@ -25,6 +25,7 @@ use crate::file_lanes::FileLanes;
 use crate::learn_io::Teaching;
 use crate::learn_io::rate::Rate;
 use crate::learn_io::sessions::Sessions;
+use crate::learn_io::workers::Workers;
 use crate::load::Broken;
 use crate::meta_link::MetaLink;
 use crate::metrics::Metrics;
@@ -62,8 +63,8 @@ pub struct Shell {
     pub shutdown: Shutdown,
     /// Copies that run at a time.
     pub learning: Arc<tokio::sync::Semaphore>,
-    /// Chunks that are read for learners at a time.
-    pub teaching: Arc<tokio::sync::Semaphore>,
+    /// Read and take the rows of copies.
+    pub copiers: Workers,
     /// Ranged reads that run at a time, off the loop.
     pub reading: Arc<tokio::sync::Semaphore>,
     pub dirs: Arc<DataDirs>,

@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Config;
 use crate::disk::{Disk, Finished, Logged};
 use crate::file_lanes::FileLanes;
-use crate::learn_io::teacher;
+use crate::learn_io::workers::Workers;
 use crate::load::{self, Found};
 use crate::meta_link::{self, MetaLink};
 use crate::node::{NodeState, Settings, Shell};
@@ -81,7 +81,7 @@ pub async fn start(config: Config, asked: Shutdown) -> anyhow::Result<Handle> {
         lanes: Rc::new(FileLanes::default()),
         shutdown: shutdown.clone(),
         learning: Arc::new(Semaphore::new(config.replication.learn_app_max_concurrent_count as usize)),
-        teaching: Arc::new(Semaphore::new(teacher::READS_AT_ONCE)),
+        copiers: Workers::start().context("start the threads of copies")?,
         reading: Arc::new(Semaphore::new(RANGED_READS)),
         dirs,
         state: RefCell::new(NodeState::new(core, disks)),

@@ -213,12 +213,13 @@ async fn copy(shell: &Rc<Shell>, client: ReplicaClient, request: LearnOpen) -> R
         let added = tokio::task::spawn_local({
             let shell = shell.clone();
             async move {
-                let (partial, before, added) = off_loop(move || {
+                let add = move || {
                     let before = partial.loading.rows();
                     let added = partial.loading.add(&chunk);
-                    Ok((partial, before, added))
-                })
-                .await?;
+                    (partial, before, added)
+                };
+                let added = shell.copiers.run(add).await;
+                let (partial, before, added) = added.map_err(|panic| Failed::Local(panic.to_string()))?;
                 let rows = partial.loading.rows() - before;
                 // A copy that does not take its rows begins with an empty engine the next time.
                 added?;

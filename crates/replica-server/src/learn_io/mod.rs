@@ -11,13 +11,15 @@
 //!
 //! A broken connection interrupts a copy: it goes on where it was, in the same learning or in the next one, as long as
 //! both processes live and no more than [`sessions::EXPIRE_MS`] have passed. What a node copies is bounded in number
-//! and in bytes per second, on both sides, so that clients and heartbeats do not feel it. When the log that a copy pins
+//! and in bytes per second, on both sides, and done by threads of low priority ([`workers`]), so that clients and
+//! heartbeats do not feel it. When the log that a copy pins
 //! becomes too long, or the disk full, the copy is given up, not the disk.
 
 pub mod learner;
 pub mod rate;
 pub mod sessions;
 pub mod teacher;
+pub mod workers;
 
 use std::time::Instant;
 

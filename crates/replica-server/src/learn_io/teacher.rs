@@ -22,8 +22,6 @@ const MAX_LOG_DISTANCE: i64 = 200_000;
 const MAX_LOG_FROM_NOTHING: i64 = 100;
 /// Largest answer; what the learner asks for is cut to it.
 const MAX_CHUNK_BYTES: usize = 4 << 20;
-/// Chunks that are read at a time, for all learners: a disk gives no more with more, and clients read, too.
-pub const READS_AT_ONCE: usize = 2;
 /// Who is asked for more than it may send in so long says that it is busy, before the learner's patience ends.
 const MAX_DEBT: Duration = Duration::from_secs(10);
 
@@ -127,13 +125,11 @@ pub async fn rows(shell: &Rc<Shell>, request: RowsRequest) -> Result<RowsChunk, 
         held.view.take().ok_or(LearnRefused::Busy)
     })?;
     let most = (max_bytes as usize).min(MAX_CHUNK_BYTES);
-    let slot = shell.teaching.clone().acquire_owned().await;
     let work = move || {
         let chunk = rows::chunk(&*view, after.as_deref(), most);
-        drop(slot);
         (view, chunk)
     };
-    let read = tokio::task::spawn_blocking(work).await;
+    let read = shell.copiers.run(work).await;
     let chunk = shell.with(|state| match read {
         Ok((view, chunk)) => {
             // Also after the last rows: that answer may get lost.
@@ -168,8 +164,7 @@ pub async fn log(shell: &Rc<Shell>, request: LogRequest) -> Result<LogChunk, Lea
         return Ok(LogChunk { mutations: Vec::new(), committed });
     }
     let most = (max_bytes as usize).min(MAX_CHUNK_BYTES);
-    let read =
-        tokio::task::spawn_blocking(move || log.read_range(gpid, copy_id, from, committed, most)).await;
+    let read = shell.copiers.run(move || log.read_range(gpid, copy_id, from, committed, most)).await;
     match read.map_err(|panic| LearnRefused::Failed(panic.to_string()))? {
         Ok(read) => {
             let mutations: Vec<_> = read.into_iter().map(|(_, mutation)| mutation).collect();

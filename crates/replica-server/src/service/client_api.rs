@@ -125,7 +125,7 @@ fn write(shell: &Rc<Shell>, write: Write, waited: bool) {
         Enqueued::Refused => {}
         Enqueued::Queued => shell.wake.notify_one(),
         Enqueued::HeldUp(verdict, write) => {
-            held.up(shell, verdict, write, |write| write.reply, |shell, held| self::write(shell, held, true));
+            held.up(shell, verdict, *write, |write| write.reply, |shell, held| self::write(shell, held, true));
         }
     }
 }
@@ -134,7 +134,7 @@ enum Enqueued {
     Refused,
     /// A turn of the loop is due for it.
     Queued,
-    HeldUp(Verdict, Write),
+    HeldUp(Verdict, Box<Write>),
 }
 
 /// A request that its table's settings do not let through.
@@ -200,7 +200,7 @@ impl NodeState {
         let refused = match self.replicas.get(&gpid) {
             None => Some(ErrorCode::ObjectNotFound),
             Some(replica) if let Some(verdict) = replica.limits.denied(Kind::Write) => {
-                return Enqueued::HeldUp(verdict, write);
+                return Enqueued::HeldUp(verdict, Box::new(write));
             }
             Some(_) if shell.settings.max_write_bytes > 0 && frame_bytes > shell.settings.max_write_bytes => {
                 Some(ErrorCode::InvalidData)
@@ -221,7 +221,7 @@ impl NodeState {
         if !waited {
             match replica.limits.ask(now, Kind::Write, frame_bytes, timeout_ms(&write.head)) {
                 Verdict::Pass => {}
-                verdict => return Enqueued::HeldUp(verdict, write),
+                verdict => return Enqueued::HeldUp(verdict, Box::new(write)),
             }
         }
         if !replica.queue.has_room(frame_bytes) {

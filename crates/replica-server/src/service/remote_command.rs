@@ -38,7 +38,7 @@ pub fn run(shell: &Rc<Shell>, name: &str, arguments: &[String]) -> String {
     match COMMANDS.iter().find(|command| command.name == name) {
         Some(command) => (command.run)(shell, arguments),
         None => {
-            let common = Commands::new("replica", shell.me.as_str(), shell.started.into());
+            let common = Commands::new("replica", shell.me.as_str(), shell.started);
             common.answer(name, arguments).unwrap_or_else(|| unknown(name))
         }
     }
