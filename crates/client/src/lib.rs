@@ -31,6 +31,7 @@ mod attempt;
 mod cluster;
 mod deadline;
 mod error;
+mod http;
 mod meta;
 mod operate;
 mod pool;
@@ -46,6 +47,7 @@ mod tests;
 
 pub use cluster::{Cluster, CreateTable, NodeState, Options, is_healthy};
 pub use error::{Error, Result};
+pub use http::http_get;
 pub use operate::{DeadPartition, FormerMember, MoveKind};
 pub use pegasus_rpc::wire::Refusal;
 pub use pegasus_types::data::{CheckType, FilterType, StorageError};

@@ -1,5 +1,10 @@
 //! Availability of the probed table, as a value: results of probes in, windows of the clock out.
 
+use std::collections::VecDeque;
+use std::time::{Duration, UNIX_EPOCH};
+
+use pegasus_telemetry::time::Calendar;
+
 /// Share in millionths: what Pegasus's counters and alerts use.
 pub const FULL: u64 = 1_000_000;
 
@@ -26,6 +31,34 @@ impl Counts {
     }
 }
 
+/// A window that is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// Index into [`WINDOWS`].
+    pub window: usize,
+    pub began_unix_s: u64,
+    pub counts: Counts,
+}
+
+impl Ended {
+    /// Its row, as the reference's collector writes it: hash key, sort key, value (metrics.md 4.1). Times are UTC.
+    pub fn row(&self) -> (String, String, String) {
+        let window = WINDOWS.get(self.window).copied().unwrap_or("minute");
+        let began = Calendar::of(UNIX_EPOCH + Duration::from_secs(self.began_unix_s)).date_time();
+        let shown = match window {
+            "day" => "2000-01-01".len(),
+            "hour" => "2000-01-01 00".len(),
+            _ => "2000-01-01 00:00".len(),
+        };
+        let Counts { detects, fails } = self.counts;
+        let value = format!("{detects},{},{}", detects.saturating_sub(fails), self.counts.availability());
+        (format!("detect_available_{window}"), began.chars().take(shown).collect(), value)
+    }
+}
+
+/// Kept while the table cannot be written to: two hours of minutes.
+const ENDED_MAX: usize = 128;
+
 /// One kind of window: the running one, and the last one that is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Window {
@@ -41,18 +74,24 @@ impl Window {
         Self { length_s, number: None, running: Counts { detects: 0, fails: 0 }, last: None }
     }
 
-    fn roll(&mut self, unix_s: u64) {
+    /// What has ended with it.
+    fn roll(&mut self, unix_s: u64) -> Option<(u64, Counts)> {
         let number = unix_s / self.length_s;
+        let mut ended = None;
         match self.number {
-            Some(running) if running == number => return,
+            Some(running) if running == number => return None,
             // A clock that jumps back neither ends nor repeats a window.
-            Some(running) if number < running => return,
+            Some(running) if number < running => return None,
             // Windows without a single probe in between say nothing: the last one with probes stays.
-            Some(_) if self.running.detects > 0 => self.last = Some(self.running),
+            Some(running) if self.running.detects > 0 => {
+                self.last = Some(self.running);
+                ended = Some((running.saturating_mul(self.length_s), self.running));
+            }
             Some(_) | None => {}
         }
         self.number = Some(number);
         self.running = Counts::default();
+        ended
     }
 
     /// The last whole window; before the first one has ended, what there is.
@@ -68,6 +107,8 @@ pub struct Availability {
     overall: Counts,
     /// Failures in a row, by partition.
     failing: Vec<u32>,
+    /// To be written down, oldest first.
+    ended: VecDeque<Ended>,
 }
 
 /// Names of the windows, in the order of [`Availability::windows`].
@@ -79,6 +120,7 @@ impl Default for Availability {
             windows: [Window::new(60), Window::new(3600), Window::new(86_400)],
             overall: Counts::default(),
             failing: Vec::new(),
+            ended: VecDeque::new(),
         }
     }
 }
@@ -103,14 +145,28 @@ impl Availability {
 
     /// Lets time pass without a probe.
     pub fn tick(&mut self, unix_s: u64) {
-        for window in &mut self.windows {
-            window.roll(unix_s);
+        for (window, rolled) in self.windows.iter_mut().enumerate() {
+            let Some((began_unix_s, counts)) = rolled.roll(unix_s) else { continue };
+            if self.ended.len() == ENDED_MAX {
+                self.ended.pop_front();
+            }
+            self.ended.push_back(Ended { window, began_unix_s, counts });
         }
     }
 
     /// By minute, hour, day.
     pub fn windows(&self) -> [Counts; 3] {
         self.windows.map(|window| window.shown())
+    }
+
+    /// The oldest window that is over and not yet written down.
+    pub fn ended(&self) -> Option<Ended> {
+        self.ended.front().copied()
+    }
+
+    /// It is written down.
+    pub fn forget_ended(&mut self, written: Ended) {
+        self.ended.retain(|ended| *ended != written);
     }
 
     pub fn overall(&self) -> Counts {
@@ -151,6 +207,32 @@ mod tests {
         assert_eq!(seen.windows()[1], Counts { detects: 5, fails: 2 });
         assert_eq!(seen.windows()[2], Counts { detects: 5, fails: 2 });
         assert_eq!(seen.overall(), Counts { detects: 5, fails: 2 });
+
+        seen.tick(day + 86_400);
+        let mut rows = Vec::new();
+        while let Some(ended) = seen.ended() {
+            rows.push(ended.row());
+            seen.forget_ended(ended);
+        }
+        let row =
+            |kind: &str, at: &str, value: &str| (format!("detect_available_{kind}"), at.into(), value.into());
+        let want = [
+            row("minute", "2024-10-04 00:00", "4,2,500000"),
+            row("minute", "2024-10-04 00:01", "1,1,1000000"),
+            row("hour", "2024-10-04 00", "5,3,600000"),
+            row("day", "2024-10-04", "5,3,600000"),
+        ];
+        assert_eq!(rows, want);
+    }
+
+    #[test]
+    fn what_cannot_be_written_is_bounded() {
+        let mut seen = Availability::default();
+        for minute in 0..1000 {
+            seen.record(minute * 60, None, true);
+        }
+        assert_eq!(seen.ended.len(), ENDED_MAX);
+        assert!(seen.ended().is_some_and(|ended| ended.began_unix_s > 800 * 60), "the newest are kept");
     }
 
     #[test]

@@ -16,6 +16,10 @@ pegasus_config::section! {
         available_detect_alert_fail_count: u32 = 30, in 1..=100_000;
         /// The meta leader is asked for tables, partitions and nodes this often.
         app_stat_interval_seconds: Seconds = Seconds::new(5), in Seconds(std::time::Duration::from_millis(50))..=Seconds::new(3600);
+        /// A partition is hot when its requests per second lie so many standard deviations above the mean of its table.
+        hot_partition_threshold: u32 = 3, in 1..=1000;
+        /// Rounds of app_stat_interval_seconds over which that mean is taken.
+        max_hotspot_store_size: u32 = 100, in 1..=10_000;
     }
 }
 

@@ -5,7 +5,7 @@
 //! | probe | one real write and read of a row in a partition of the probed table |
 //! | availability | share of probes that succeeded, per minute, hour, day and since the start, in millionths |
 //! | overview | tables, partitions and nodes as the meta leader knows them |
-//!
+//! | hotspot | partition with far more requests than the others of its table |
 //! | totals | requests of all replica-servers by table and operation, which never fall |
 //!
 //! ```text
@@ -19,6 +19,7 @@
 mod availability;
 mod config;
 mod health;
+mod hotspot;
 mod metrics;
 mod overview;
 mod probe;

@@ -9,6 +9,7 @@ use pegasus_types::cluster::ClusterOverview;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
+use crate::hotspot::Hotspots;
 use crate::metrics::Metrics;
 use crate::report::Report;
 use crate::scrape;
@@ -32,18 +33,19 @@ pub struct Look {
     pub labels: Vec<(&'static str, String)>,
     /// What the replica-servers said last, as Prometheus text.
     pub text: watch::Sender<String>,
+    pub hotspots: Hotspots,
 }
 
 /// Asks for ever and keeps the metrics at what the leader and the nodes say.
 pub async fn run(look: Look) {
-    let Look { pool, metas, every, metrics, health, labels, text } = look;
+    let Look { pool, metas, every, metrics, health, labels, text, hotspots } = look;
     health.not_ready(PART, "not asked yet");
     let mut rounds = interval(every);
     rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut leader: Option<Node> = None;
     let mut last: Option<(Instant, ClusterOverview)> = None;
     let mut reachable = true;
-    let mut report = Report::default();
+    let mut report = Report::new(hotspots);
     let mut asked: Option<Instant> = None;
     metrics.age(None);
     loop {

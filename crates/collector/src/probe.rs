@@ -1,15 +1,16 @@
 //! Probes: real writes and reads, one row in each partition of the probed table.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use pegasus_client::Ttl;
 use pegasus_telemetry::Shutdown;
 use pegasus_types::hash;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
-use crate::availability::Availability;
+use crate::availability::{Availability, WINDOWS};
 use crate::metrics::Metrics;
 
 /// Before the first probe has succeeded, failures this long after the start do not count: a cluster that is being
@@ -21,6 +22,9 @@ const ROUNDS_PER_LOOK: u64 = 20;
 const PARTITIONS_MAX: usize = 1 << 16;
 /// Tries to find a key for a partition: the expected number is the partition count.
 const KEY_TRIES_MAX: u64 = 1 << 24;
+
+/// Rows of minutes and hours are kept so long; those of days for ever.
+const RECORD_TTL: Duration = Duration::from_secs(90 * 86_400);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
@@ -50,6 +54,8 @@ pub trait Target {
     async fn look_up(&self) -> Result<usize, String>;
     async fn set(&self, hash_key: &[u8], value: &[u8]) -> Result<(), String>;
     async fn get(&self, hash_key: &[u8]) -> Result<Option<Vec<u8>>, String>;
+    /// Writes a row of the record of availability.
+    async fn keep(&self, hash_key: &str, sort_key: &str, value: &str, ttl: Ttl) -> Result<(), String>;
 }
 
 #[derive(Clone, Debug)]
@@ -70,13 +76,22 @@ pub struct Board {
     availability: RefCell<Availability>,
     started: Instant,
     ever_succeeded: RefCell<bool>,
+    /// The record is being written.
+    keeping: Cell<bool>,
 }
 
 impl Board {
     pub fn new(options: Options, metrics: Metrics) -> Self {
         let availability = RefCell::new(Availability::default());
         metrics.availability(&availability.borrow());
-        Self { options, metrics, availability, started: Instant::now(), ever_succeeded: RefCell::new(false) }
+        Self {
+            options,
+            metrics,
+            availability,
+            started: Instant::now(),
+            ever_succeeded: RefCell::new(false),
+            keeping: Cell::new(false),
+        }
     }
 
     fn result(&self, partition: Option<usize>, result: Result<(), (Step, Failure)>) {
@@ -124,6 +139,13 @@ pub async fn run<T: Target + 'static>(target: Rc<T>, board: Rc<Board>, shutdown:
     for round in 0_u64.. {
         rounds.tick().await;
         board.availability.borrow_mut().tick(unix_s());
+        if !keys.is_empty() && !board.keeping.replace(true) {
+            let (target, board) = (target.clone(), board.clone());
+            shutdown.spawn_local_until(async move {
+                keep_records(&*target, &board).await;
+                board.keeping.set(false);
+            });
+        }
         if keys.is_empty() || round % ROUNDS_PER_LOOK == 0 {
             match timeout(options.timeout, target.look_up())
                 .await
@@ -160,6 +182,24 @@ pub async fn run<T: Target + 'static>(target: Rc<T>, board: Rc<Board>, shutdown:
                 board.result(Some(partition), result);
                 on_their_way.borrow_mut().remove(&partition);
             });
+        }
+    }
+}
+
+/// Writes down windows that are over, oldest first, until there are none left or one cannot be written: that one is tried
+/// again in the next round.
+async fn keep_records<T: Target>(target: &T, board: &Board) {
+    loop {
+        let Some(ended) = board.availability.borrow().ended() else { return };
+        let (hash_key, sort_key, value) = ended.row();
+        let ttl = if WINDOWS.get(ended.window) == Some(&"day") { Ttl::Default } else { Ttl::For(RECORD_TTL) };
+        let writing = target.keep(&hash_key, &sort_key, &value, ttl);
+        match timeout(board.options.timeout, writing).await.unwrap_or_else(|_| Err("timed out".to_owned())) {
+            Ok(()) => board.availability.borrow_mut().forget_ended(ended),
+            Err(why) => {
+                tracing::debug!(hash_key, sort_key, why, "availability is not written down yet");
+                return;
+            }
         }
     }
 }
@@ -225,6 +265,7 @@ mod tests {
         partitions: RefCell<usize>,
         broken: RefCell<bool>,
         stale: RefCell<bool>,
+        kept: RefCell<BTreeMap<String, String>>,
     }
 
     impl Target for Fake {
@@ -243,6 +284,13 @@ mod tests {
             }
             Ok(())
         }
+        async fn keep(&self, key: &str, sort_key: &str, value: &str, _: Ttl) -> Result<(), String> {
+            if *self.broken.borrow() {
+                return Err("ERR_INVALID_STATE".to_owned());
+            }
+            self.kept.borrow_mut().insert(format!("{key} {sort_key}"), value.to_owned());
+            Ok(())
+        }
         async fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, String> {
             Ok(self.rows.borrow().get(key).cloned())
         }
@@ -258,6 +306,25 @@ mod tests {
             alert_after: 2,
         };
         (Rc::new(Board::new(options, metrics)), registry)
+    }
+
+    #[tokio::test]
+    async fn windows_that_are_over_are_written_down_when_it_can_be() {
+        let (board, _) = board();
+        let fake = Fake::default();
+        for minute in 0..3 {
+            board.availability.borrow_mut().record(minute * 60, None, minute != 1);
+        }
+        *fake.broken.borrow_mut() = true;
+        keep_records(&fake, &board).await;
+        assert!(fake.kept.borrow().is_empty() && board.availability.borrow().ended().is_some());
+        *fake.broken.borrow_mut() = false;
+        keep_records(&fake, &board).await;
+        assert_eq!(board.availability.borrow().ended(), None);
+        let kept = fake.kept.borrow();
+        assert_eq!(kept["detect_available_minute 1970-01-01 00:00"], "1,1,1000000");
+        assert_eq!(kept["detect_available_minute 1970-01-01 00:01"], "1,0,0");
+        assert_eq!(kept.len(), 2);
     }
 
     #[tokio::test(start_paused = true)]

@@ -13,6 +13,7 @@ use pegasus_types::meta::ReplicaStatus;
 use pegasus_types::{AppId, Node};
 
 use crate::health;
+use crate::hotspot::{Hotspots, Load};
 use crate::scrape::Answer;
 use crate::totals::{Requests, Totals};
 
@@ -37,6 +38,8 @@ pub struct Rates {
     read_bytes: f64,
     write_bytes: f64,
     failed: f64,
+    read_units: f64,
+    write_units: f64,
 }
 
 impl Rates {
@@ -46,6 +49,8 @@ impl Rates {
         let bytes = per_second(now.bytes, before.bytes);
         *self.by_op.entry(op.to_owned()).or_default() += count;
         self.failed += per_second(now.failed, before.failed);
+        self.read_units += per_second(now.read_units, before.read_units);
+        self.write_units += per_second(now.write_units, before.write_units);
         if READS.contains(&op) {
             self.reads += count;
             self.read_bytes += bytes;
@@ -59,14 +64,19 @@ impl Rates {
 type Counted = BTreeMap<(String, String), Requests>;
 
 /// What is kept from one look to the next.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Report {
     totals: Totals,
     before: Counted,
     rates: BTreeMap<String, Rates>,
+    hotspots: Hotspots,
 }
 
 impl Report {
+    pub fn new(hotspots: Hotspots) -> Self {
+        Self { totals: Totals::default(), before: Counted::new(), rates: BTreeMap::new(), hotspots }
+    }
+
     /// Takes a look at all nodes; `since` = time since the last one.
     pub fn take(
         &mut self,
@@ -101,6 +111,9 @@ impl Report {
             }
         }
         self.before = now;
+        for (gpid, kind, qps) in self.hotspots.take(loads(answers), since) {
+            tracing::warn!(%gpid, kind, qps, "the partition has become hot");
+        }
     }
 
     /// The text. `common`: labels of every sample.
@@ -115,6 +128,10 @@ impl Report {
         self.rates(&mut out);
         let stats: Vec<&NodeStats> = answers.values().flatten().map(|answer| &answer.stats).collect();
         sizes(&mut out, overview, &stats);
+        self.hotspots.render(&mut out, |app| {
+            let mut tables = overview.tables.iter().filter(|table| health::exists(table));
+            tables.find(|table| table.info.app_id == app).map(|table| table.info.name.clone())
+        });
         nodes(&mut out, answers);
         work(&mut out, overview);
         out.finish()
@@ -136,9 +153,19 @@ impl Report {
             out.sample("table_request_seconds_count", &labels, requests.count);
         }
         type Value = fn(&Requests) -> f64;
-        let families: [(&str, &str, Value); 2] = [
+        let families: [(&str, &str, Value); 4] = [
             ("table_requests_failed_total", "Client requests that were refused with an error.", |r| r.failed),
             ("table_request_bytes_total", "Bytes of writes asked for and of reads answered.", |r| r.bytes),
+            (
+                "table_read_capacity_units_total",
+                "Capacity units read: 4 KiB of keys and values, begun ones count whole.",
+                |r| r.read_units,
+            ),
+            (
+                "table_write_capacity_units_total",
+                "Capacity units written: 4 KiB of keys and values, begun ones count whole.",
+                |r| r.write_units,
+            ),
         ];
         for (name, help, value) in families {
             out.family(name, "counter", help);
@@ -158,12 +185,14 @@ impl Report {
             }
         }
         type Value = fn(&Rates) -> f64;
-        let families: [(&str, &str, Value); 5] = [
+        let families: [(&str, &str, Value); 7] = [
             ("app_stat_read_qps", "Reads per second.", |r| r.reads),
             ("app_stat_write_qps", "Writes per second.", |r| r.writes),
             ("app_stat_read_bytes", "Bytes read per second.", |r| r.read_bytes),
             ("app_stat_write_bytes", "Bytes written per second.", |r| r.write_bytes),
             ("app_stat_failed_qps", "Requests refused with an error per second.", |r| r.failed),
+            ("app_stat_recent_read_cu", "Capacity units read per second.", |r| r.read_units),
+            ("app_stat_recent_write_cu", "Capacity units written per second.", |r| r.write_units),
         ];
         for (name, help, value) in families {
             out.family(name, "gauge", help);
@@ -172,6 +201,22 @@ impl Report {
             }
         }
     }
+}
+
+/// What each primary has counted.
+fn loads(answers: &BTreeMap<Node, Result<Answer, String>>) -> Vec<Load> {
+    let nodes = answers.values().flatten().map(|answer| &answer.stats);
+    nodes
+        .flat_map(|node| {
+            let primaries = node.replicas.iter().filter(|r| r.report.status == ReplicaStatus::Primary);
+            primaries.map(|replica| Load {
+                gpid: replica.report.gpid,
+                node: node.node.clone(),
+                incarnation: node.incarnation,
+                counted: [replica.reads, replica.writes],
+            })
+        })
+        .collect()
 }
 
 /// Of the primaries, as the reference sums them: one copy of each partition.
@@ -296,8 +341,10 @@ mod tests {
         let metrics = format!(
             "pegasus_replica_request_seconds_bucket{{table=\"t1\",op=\"put\",le=\"+Inf\"}} {puts}\n\
              pegasus_replica_request_seconds_count{{table=\"t1\",op=\"put\"}} {puts}\n\
-             pegasus_replica_request_bytes_total{{table=\"t1\",op=\"put\"}} {}\n",
-            puts * 10
+             pegasus_replica_request_bytes_total{{table=\"t1\",op=\"put\"}} {}\n\
+             pegasus_replica_write_capacity_units_total{{table=\"t1\",op=\"put\"}} {}\n",
+            puts * 10,
+            puts * 2
         );
         (Node::new(node), Ok(Answer { stats, metrics }))
     }
@@ -305,7 +352,7 @@ mod tests {
     #[test]
     fn half_a_cluster_is_told() {
         let overview = crate::health::tests::overview();
-        let mut report = Report::default();
+        let mut report = Report::new(Hotspots::new(3, 100));
         for (round, puts) in [100, 130].into_iter().enumerate() {
             let silent = (Node::new("c:1"), Err("no answer in time".to_owned()));
             let answers = BTreeMap::from([answer("a:1", puts), answer("b:1", puts), silent]);
@@ -319,6 +366,9 @@ mod tests {
                 "table_request_seconds_count{cluster=\"c\",table=\"t1\",op=\"put\"} 60",
                 "table_request_seconds_bucket{cluster=\"c\",table=\"t1\",op=\"put\",le=\"+Inf\"} 60",
                 "table_request_bytes_total{cluster=\"c\",table=\"t1\",op=\"put\"} 600",
+                "table_write_capacity_units_total{cluster=\"c\",table=\"t1\",op=\"put\"} 120",
+                "app_stat_recent_write_cu{cluster=\"c\",table=\"t1\"} 60",
+                "app_stat_hotspots_total{cluster=\"c\",table=\"t1\",kind=\"read\"} 0",
                 "app_stat_put_qps{cluster=\"c\",table=\"t1\"} 30",
                 "app_stat_write_qps{cluster=\"c\",table=\"_all_\"} 30",
                 "app_stat_write_bytes{cluster=\"c\",table=\"t1\"} 300",

@@ -23,6 +23,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::config::Config;
+use crate::hotspot::Hotspots;
 use crate::metrics::Metrics;
 use crate::overview::{self, Look};
 use crate::probe::{self, Board};
@@ -83,7 +84,9 @@ pub async fn start(config: Config, shutdown: Shutdown) -> anyhow::Result<Handle>
     let metas = config.metas.server_list;
     let (table, timeout) = (&collector.available_detect_app, collector.available_detect_timeout.0);
     let target = Rc::new(ClientTarget::new(&metas, table, timeout).context("client of this cluster")?);
-    let look = Look { pool, metas, every, metrics: metrics.clone(), health, labels, text };
+    let rounds = collector.max_hotspot_store_size as usize;
+    let hotspots = Hotspots::new(collector.hot_partition_threshold, rounds);
+    let look = Look { pool, metas, every, metrics: metrics.clone(), health, labels, text, hotspots };
     shutdown.spawn_local_until(overview::run(look));
 
     let options = probe::Options {

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::time::Duration;
 
-use pegasus_client::{Cluster, Options, Result, Table};
+use pegasus_client::{Cluster, Options, Result, Table, Ttl};
 use pegasus_types::Node;
 
 use crate::probe::Target;
@@ -43,6 +43,17 @@ impl Target for ClientTarget {
 
     async fn set(&self, hash_key: &[u8], value: &[u8]) -> std::result::Result<(), String> {
         self.table()?.set(hash_key, b"", value.to_vec()).await.map_err(|error| error.to_string())
+    }
+
+    async fn keep(
+        &self,
+        hash_key: &str,
+        sort_key: &str,
+        value: &str,
+        ttl: Ttl,
+    ) -> std::result::Result<(), String> {
+        let (table, value) = (self.table()?, value.as_bytes().to_vec());
+        table.set_with_ttl(hash_key, sort_key, value, ttl).await.map_err(|error| error.to_string())
     }
 
     async fn get(&self, hash_key: &[u8]) -> std::result::Result<Option<Vec<u8>>, String> {

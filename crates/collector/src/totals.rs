@@ -14,6 +14,8 @@ const SUM: &str = "pegasus_replica_request_seconds_sum";
 const COUNT: &str = "pegasus_replica_request_seconds_count";
 const FAILED: &str = "pegasus_replica_requests_failed_total";
 const BYTES: &str = "pegasus_replica_request_bytes_total";
+const READ_UNITS: &str = "pegasus_replica_read_capacity_units_total";
+const WRITE_UNITS: &str = "pegasus_replica_write_capacity_units_total";
 
 /// Series kept per node, and of the sums; 1,000 tables with all operations have about 200,000. Those beyond are left out.
 const SERIES_MAX: usize = 1 << 20;
@@ -24,6 +26,8 @@ pub enum Kind {
     Seconds,
     Failed,
     Bytes,
+    ReadUnits,
+    WriteUnits,
     /// Requests that took at most the series' bound.
     Within,
 }
@@ -50,6 +54,9 @@ pub struct Requests {
     pub seconds: f64,
     pub failed: f64,
     pub bytes: f64,
+    /// Capacity units.
+    pub read_units: f64,
+    pub write_units: f64,
     /// Bound in seconds, as written, and requests within it; bounds ascend.
     pub within: Vec<(String, f64)>,
 }
@@ -65,6 +72,8 @@ impl Totals {
                 COUNT => Kind::Count,
                 FAILED => Kind::Failed,
                 BYTES => Kind::Bytes,
+                READ_UNITS => Kind::ReadUnits,
+                WRITE_UNITS => Kind::WriteUnits,
                 _ => continue,
             };
             let (Some(table), Some(op)) = (sample.label("table"), sample.label("op")) else { continue };
@@ -111,6 +120,8 @@ impl Totals {
                 Kind::Seconds => requests.seconds = *value,
                 Kind::Failed => requests.failed = *value,
                 Kind::Bytes => requests.bytes = *value,
+                Kind::ReadUnits => requests.read_units = *value,
+                Kind::WriteUnits => requests.write_units = *value,
                 Kind::Within => requests.within.push((series.le.clone(), *value)),
             }
         }

@@ -86,6 +86,15 @@ async fn a_session_with_data() {
     );
     assert_eq!(shell.says("get c log").await, "\"x\"\n");
     assert!(shell.says("hash h s").await.contains("partition_index : "));
+    // Into itself, as the only table there is: through another name of the cluster.
+    let metas = shell.fake.metas.clone();
+    assert!(shell.says(&format!("copy_data -c {metas} -k")).await.ends_with("\n\n0 rows copied\n"));
+    assert!(shell.says(&format!("copy_data -c {metas}")).await.ends_with("\n\n4 rows copied\n"));
+    let left = shell.says("ttl h bin").await;
+    let seconds: u32 = left.strip_suffix(" seconds\n").unwrap().parse().unwrap();
+    assert!((50..=100).contains(&seconds), "its life is copied, too: {left}");
+    assert!(shell.says("clear_data -f").await.ends_with("\n\n4 rows removed\n"));
+    assert!(shell.says("count_data").await.ends_with("\n\n0 rows\n"));
     assert_eq!(shell.says("del h s").await, "OK\n");
 }
 
@@ -158,6 +167,13 @@ async fn mistakes_are_explained() {
         ("balance -g 1.0 -p move_pri -f a:1", "-t <node> is missing"),
         ("ddd_diagnose -g 1.0", "-g and -f go together"),
         ("drain", "<node> is missing"),
+        ("clear_data t", "-f says that it is meant"),
+        ("copy_data t", "-c <meta-servers> of another cluster is missing"),
+        ("copy_data t -a nothing", "table \"nothing\" does not exist"),
+        ("app_stat -a nothing", "table \"nothing\" does not exist"),
+        ("app_disk", "<table> is missing"),
+        ("server_stat -t some", "none of all, meta-server, replica-server"),
+        ("server_info -l nowhere", "-l: "),
     ] {
         let got = shell.fails(line).await;
         assert!(got.contains(want), "{line}: {got}");
@@ -168,6 +184,65 @@ async fn mistakes_are_explained() {
     let failure = answer.unwrap_err();
     assert_eq!(failure.exit_code(), 3);
     assert!(failure.next_step().unwrap().contains("is the server running?"), "{failure}");
+}
+
+#[tokio::test]
+async fn without_meta_servers_every_command_says_so() {
+    // Free a moment ago: nobody listens there.
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let options = Options { timeout: std::time::Duration::from_millis(300), ..Options::default() };
+    let mut session = Session::new(Cluster::new(&free.to_string(), options).unwrap());
+    for line in [
+        "ls -d",
+        "nodes -d -u",
+        "cluster_info",
+        "app t",
+        "use t",
+        "get t h s",
+        "count_data t",
+        "app_stat",
+        "app_disk t",
+        "server_stat",
+        "server_info",
+        "get_app_envs t",
+    ] {
+        let mut sink = std::io::sink();
+        let mut out = Output::new(&mut sink, false);
+        let failure = run(&mut session, split(line).unwrap(), &mut out).await.expect_err(line);
+        assert_eq!(failure.exit_code(), 3, "{line}: {failure}");
+        let hint = failure.next_step().unwrap_or_default();
+        assert!(hint.contains("is the server running?"), "{line}: {failure}: {hint}");
+    }
+    // A server that is named need not be found by a meta-server.
+    let mut bytes = Vec::new();
+    let line = split(&format!("server_info -l {free}")).unwrap();
+    let mut out = Output::new(&mut bytes, false);
+    let answer = run(&mut session, line, &mut out).await.unwrap();
+    drop(out);
+    let text = String::from_utf8(bytes).unwrap();
+    assert!(answer == Answer::No && text.starts_with(&format!("CALL [{free}] failed: ")), "{text}");
+}
+
+#[tokio::test]
+async fn servers_that_tell_no_numbers_are_named() {
+    let mut shell = Shell::start();
+    shell.fake.with(|world| world.kill(1));
+    for (line, want) in [
+        ("app_disk t", "partitions_not_counted             : 4\n"),
+        ("app_stat -i 100", "4 partitions are not counted: no primary that answers\n"),
+        ("server_stat -t replica-server", "[server_stat]\n"),
+    ] {
+        let (answer, text) = shell.run(line, false).await;
+        assert_eq!(answer.unwrap(), Answer::No, "{line}: {text}");
+        assert_eq!(text.matches(" does not answer, its numbers are missing: ").count(), 2, "{line}: {text}");
+        assert!(text.contains(want), "{line}: {text}");
+        let json: serde_json::Value = serde_json::from_str(&shell.run(line, true).await.1).unwrap();
+        assert!(
+            json.as_object().unwrap().keys().any(|key| key.starts_with("no_answer_from_127.0.0.1:")),
+            "{json}"
+        );
+    }
+    assert!(shell.says("nodes -u").await.contains("ALIVE"));
 }
 
 #[tokio::test]

@@ -439,10 +439,10 @@ impl World {
                         partition_of(encoded_key_hash(key).unwrap(), PARTITIONS) == head.partition_index;
                     below && above && here
                 };
-                let row = |(key, (value, _)): (&Bytes, &(Bytes, i32))| KeyValue {
+                let row = |(key, (value, expire_ts)): (&Bytes, &(Bytes, i32))| KeyValue {
                     key: key.clone(),
                     value: value.clone(),
-                    expire_ts_seconds: get.return_expire_ts.map(|_| 0),
+                    expire_ts_seconds: get.return_expire_ts.map(|_| *expire_ts),
                 };
                 let rows = self.rows.iter().filter(|(key, _)| wanted(key)).map(row).collect();
                 let batch = usize::try_from(get.batch_size).unwrap();

@@ -6,6 +6,7 @@ use futures::future::join_all;
 use pegasus_types::{AppStatus, Node};
 use serde_json::json;
 
+use super::stats::{self, unknown_target};
 use super::tables::{Roles, count_roles};
 use super::{Answer, Result};
 use crate::args::{Args, Usage, text};
@@ -25,6 +26,13 @@ pub async fn nodes(session: &Session, args: Args, out: &mut Output<'_>) -> Resul
             count_roles(&session.cluster.partitions(&table.name).await?, &mut roles);
         }
     }
+    let mut usage = BTreeMap::new();
+    if args.has('u') {
+        columns.extend(stats::USAGE_COLUMNS);
+        let alive: Vec<_> =
+            nodes.iter().filter(|state| state.alive).map(|state| state.node.clone()).collect();
+        usage = stats::usage(session, &alive, out).await?;
+    }
     let rows: Vec<_> = nodes
         .iter()
         .map(|state| {
@@ -34,6 +42,10 @@ pub async fn nodes(session: &Session, args: Args, out: &mut Output<'_>) -> Resul
             if args.has('d') {
                 let Roles { primary, secondary } = roles.get(&state.node).copied().unwrap_or_default();
                 row.extend([primary + secondary, primary, secondary].map(|count| count.to_string()));
+            }
+            if args.has('u') {
+                let unknown = || vec!["-".to_owned(); stats::USAGE_COLUMNS.len()];
+                row.extend(usage.remove(&state.node).unwrap_or_else(unknown));
             }
             row
         })
@@ -71,21 +83,55 @@ pub async fn cluster_info(session: &Session, args: Args, out: &mut Output<'_>) -
     Ok(Answer::Yes)
 }
 
+/// The servers that `-l` names or that are of the kind of `-t`; all without either.
+pub async fn servers(session: &Session, args: &Args) -> Result<Vec<Node>> {
+    if let Some(named) = args.flag('l') {
+        let parse = |server: &str| server.parse::<Node>().map_err(|error| Usage(format!("-l: {error}")));
+        return Ok(text(named.to_vec(), "servers")?
+            .split(',')
+            .map(parse)
+            .collect::<std::result::Result<_, _>>()?);
+    }
+    let kind = args.flag('t').map(|kind| text(kind.to_vec(), "kind")).transpose()?;
+    let (metas, replicas) = match kind.as_deref() {
+        None | Some("all") => (true, true),
+        Some("meta-server") => (true, false),
+        Some("replica-server") => (false, true),
+        Some(other) => return Err(unknown_target(other).into()),
+    };
+    let mut servers = if metas { session.cluster.metas().to_vec() } else { Vec::new() };
+    if replicas {
+        let mut nodes: Vec<_> = session.cluster.nodes().await?.into_iter().map(|state| state.node).collect();
+        nodes.sort();
+        servers.extend(nodes);
+    }
+    Ok(servers)
+}
+
+pub async fn server_info(session: &Session, args: Args, out: &mut Output<'_>) -> Result {
+    let servers = servers(session, &args).await?;
+    args.end()?;
+    call(session, &servers, "server-info", &[], out).await
+}
+
 pub async fn remote_command(session: &Session, mut args: Args, out: &mut Output<'_>) -> Result {
-    let servers = args.flag('l').ok_or_else(|| Usage("-l host:port[,...] is missing".to_owned()))?;
-    let servers = text(servers.to_vec(), "servers")?;
-    let servers: Vec<Node> = servers
-        .split(',')
-        .map(|server| server.parse().map_err(|error| Usage(format!("-l: {error}"))))
-        .collect::<std::result::Result<_, Usage>>()?;
     let command = args.text("command")?;
-    let arguments: Vec<_> = args
-        .rest()
-        .into_iter()
-        .map(|word| text(word, "argument"))
-        .collect::<std::result::Result<_, Usage>>()?;
+    let arguments = args.rest().into_iter().map(|word| text(word, "argument"));
+    let arguments: Vec<_> = arguments.collect::<std::result::Result<_, Usage>>()?;
+    let servers = servers(session, &args).await?;
+    call(session, &servers, &command, &arguments, out).await
+}
+
+/// What each of the servers answers.
+async fn call(
+    session: &Session,
+    servers: &[Node],
+    command: &str,
+    arguments: &[String],
+    out: &mut Output<'_>,
+) -> Result {
     let answers =
-        join_all(servers.iter().map(|server| session.cluster.remote_command(server, &command, &arguments)));
+        join_all(servers.iter().map(|server| session.cluster.remote_command(server, command, arguments)));
     let mut all = true;
     for (server, answer) in servers.iter().zip(answers.await) {
         all &= answer.is_ok();

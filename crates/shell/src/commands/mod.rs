@@ -1,10 +1,12 @@
 //! The commands: what they are called, what they take, who executes them.
 
+mod bulk;
 mod cluster;
 mod data;
 mod placement;
 mod restart;
 mod rows;
+mod stats;
 mod tables;
 
 use std::io;
@@ -63,6 +65,8 @@ commands! {
     #[on_table] "hash_scan" ["a:b:s:y:n:it"] "<hash_key> [start] [stop] [-a start_inclusive] [-b stop_inclusive] [-s anywhere|prefix|postfix] [-y pattern] [-n max_count] [-i] [-t]": "all values of one hash key in order; -i without values, -t with what is left of their life";
     #[on_table] "full_scan" ["h:x:s:y:n:it"] "[-h anywhere|prefix|postfix] [-x hash_key_pattern] [-s anywhere|prefix|postfix] [-y sort_key_pattern] [-n max_count] [-i] [-t]": "all values of the table, partition by partition";
     #[on_table] "count_data" ["ch:x:s:y:"] "[-h anywhere|prefix|postfix] [-x hash_key_pattern] [-s anywhere|prefix|postfix] [-y sort_key_pattern]": "counts the values of the table, partition by partition";
+    #[on_table] "copy_data" ["c:a:h:x:s:y:ke"] "-c meta,meta,... [-a table] | -a table, and [-h anywhere|prefix|postfix] [-x hash_key_pattern] [-s anywhere|prefix|postfix] [-y sort_key_pattern] [-k] [-e]": "copies the values into the table of that name in another cluster, or into another table of this one; it must exist. -k keeps what is there, -e makes all values live for ever";
+    #[on_table] "clear_data" ["h:x:s:y:f"] "[-h anywhere|prefix|postfix] [-x hash_key_pattern] [-s anywhere|prefix|postfix] [-y sort_key_pattern] -f": "removes all values of the table that match; -f must be given";
     #[on_table] "hash" [""] "<hash_key> <sort_key>": "where a key lives";
     "use" [""] "[table]": "the table that the data commands work on; without a name tells which";
     "ls" ["ads:"] "[-a] [-d] [-s status]": "tables; -a dropped ones too, -d with their health";
@@ -75,7 +79,11 @@ commands! {
     "del_app_envs" [""] "<table> <key> [<key> ...]": "delete environment variables of a table";
     "clear_app_envs" ["ap:"] "<table> -a | -p prefix": "delete all environment variables of a table, or those that begin with prefix and a dot";
     "wait_healthy" [""] "<table> [seconds=60]": "wait until every partition has all its replicas";
-    "nodes" ["d"] "[-d]": "replica-servers; -d with how many replicas they hold";
+    "app_stat" ["a:i:"] "[-a table] [-i milliseconds=1000]": "requests per second of each table, or of each partition of one, with capacity units and sizes";
+    "app_disk" [""] "<table>": "disk space of each partition of a table";
+    "nodes" ["du"] "[-d] [-u]": "replica-servers; -d with how many replicas they hold, -u with memory and free disk space in percent";
+    "server_info" ["t:l:"] "[-t all|meta-server|replica-server] [-l host:port,...]": "version and start of the servers";
+    "server_stat" ["t:l:"] "[-t all|meta-server|replica-server] [-l host:port,...]": "memory and replicas of the servers, by state";
     "cluster_info" [""] "": "facts about the cluster";
     "get_meta_level" [""] "": "what the meta-server may do now";
     "set_meta_level" [""] "<stopped|blind|freezed|steady|lively>": "what the meta-server may do from now on, until another one leads; steady moves nothing that is healthy";
@@ -84,7 +92,7 @@ commands! {
     "drain" ["uw:"] "<node> [-u] [-w seconds]": "have a node emptied that goes on working, before it is taken away; -w waits until it holds nothing, -u takes the order back";
     "rolling_restart" ["w:r:"] "[-r|--role replica|meta|collector] [server ...] [-w seconds=600]": "restart servers of a role (replica) one after the other, all of them or those named: each hands over, ends, is started by its supervisor and catches up before the next; a collector has to be named";
     "ddd_diagnose" ["g:f:"] "[-g app_id.index -f node]": "partitions of which no member is alive; -g and -f have one begin again with that node's copy: what only others hold is lost";
-    "remote_command" ["l:"] "-l host:port[,...] <command> [argument ...]": "have servers execute a command";
+    "remote_command" ["t:l:"] "[-t all|meta-server|replica-server] [-l host:port,...] <command> [argument ...]": "have servers execute a command, all of them if not told which; `remote_command help` lists what they know, -- comes before arguments with a dash";
     "timeout" [""] "[milliseconds]": "how long one operation may take; without a number tells it";
     "escape_all" [""] "[true|false]": "print every byte as \\xHH; without a word tells it";
     "help" [""] "[command]": "this list, or one command";
@@ -203,6 +211,8 @@ pub async fn run(session: &mut Session, words: Vec<Vec<u8>>, out: &mut Output<'_
             "hash_scan" => rows::hash_scan(session, table, args, out).await,
             "full_scan" => rows::full_scan(session, table, args, out).await,
             "count_data" => rows::count_data(table, args, out).await,
+            "copy_data" => bulk::copy_data(session, table, args, out).await,
+            "clear_data" => bulk::clear_data(table, args, out).await,
             "hash" => data::hash(session, table, args, out).await,
             other => unreachable!("{other} is listed but not executed"),
         }
@@ -219,6 +229,10 @@ pub async fn run(session: &mut Session, words: Vec<Vec<u8>>, out: &mut Output<'_
             "del_app_envs" => tables::del_app_envs(session, args, out).await,
             "clear_app_envs" => tables::clear_app_envs(session, args, out).await,
             "wait_healthy" => tables::wait_healthy(session, args, out).await,
+            "app_stat" => stats::app_stat(session, args, out).await,
+            "app_disk" => stats::app_disk(session, args, out).await,
+            "server_info" => cluster::server_info(session, args, out).await,
+            "server_stat" => stats::server_stat(session, args, out).await,
             "nodes" => cluster::nodes(session, args, out).await,
             "cluster_info" => cluster::cluster_info(session, args, out).await,
             "get_meta_level" => placement::get_level(session, args, out).await,

@@ -165,7 +165,7 @@ pub async fn count_data(table: &Table, args: Args, out: &mut Output<'_>) -> Resu
     Ok(Answer::Yes)
 }
 
-fn scan_options(args: &Args) -> std::result::Result<(ScanOptions, usize), Usage> {
+pub fn scan_options(args: &Args) -> std::result::Result<(ScanOptions, usize), Usage> {
     let options = ScanOptions {
         no_value: args.has('i'),
         with_expiry: args.has('t'),
