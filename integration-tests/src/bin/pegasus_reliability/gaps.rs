@@ -273,5 +273,9 @@ async fn planned_move(cluster: &TestCluster, client: &Cluster, table: &Table) ->
         tokio::time::sleep(WARM_UP).await;
     };
     let (seen, at) = under_writers(table, fault).await;
-    seen.gap(&[index], at, MOVED_WITHIN)
+    let gap = seen.gap(&[index], at, MOVED_WITHIN);
+    let others: Vec<_> = (0..table.partition_count()).filter(|other| *other != index).collect();
+    let pause = seen.gap(&others, at, MOVED_WITHIN);
+    println!("partition {index} is moved; writes to the others pause for up to {pause:?}");
+    gap
 }
