@@ -81,6 +81,7 @@ if [[ $kind == server ]]; then
   ln -s ../config.ini "$dir/bin/config.ini"
   cp -r deploy/systemd "$dir/systemd"
   cp -r deploy/prometheus "$dir/prometheus"
+  cp -r deploy/grafana "$dir/grafana"
   mkdir "$dir/docs"
   cp docs/*.md "$dir/docs/"
 fi

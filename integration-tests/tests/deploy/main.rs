@@ -7,6 +7,7 @@
 
 mod deb;
 mod formats;
+mod docs;
 mod mistakes;
 mod notify;
 mod package;

@@ -70,6 +70,97 @@ fn configure(dir: &Path, cluster: &TestCluster) {
     fs::copy(shipped.join("alerts.yml"), dir.join("alerts.yml")).unwrap();
 }
 
+/// Every query of the Grafana dashboard, with its variables filled in, and the names of series in it.
+fn dashboard_queries() -> Vec<(String, Vec<String>)> {
+    let text = fs::read_to_string(repository().join("deploy/grafana/pegasus.json")).unwrap();
+    let dashboard: Value = serde_json::from_str(&text).unwrap();
+    let (panels, restarts) = (dashboard["panels"].as_array().unwrap(), &dashboard["annotations"]["list"][0]);
+    let targets = panels.iter().flat_map(|panel| panel["targets"].as_array().into_iter().flatten());
+    let queries = targets.chain([restarts]).map(|target| {
+        let query = target["expr"].as_str().unwrap().replace("$cluster", "onebox");
+        let query = query.replace("$table", ".*").replace("$node", ".*");
+        assert!(!query.contains('$'), "{query}");
+        let names = series_of(&query);
+        (query, names)
+    });
+    queries.collect()
+}
+
+/// Names of series: what is left of a query without labels, ranges, groupings, functions and numbers.
+fn series_of(query: &str) -> Vec<String> {
+    let mut bare = String::new();
+    let mut inside = false;
+    for c in query.chars() {
+        match c {
+            '{' | '[' => inside = true,
+            '}' | ']' => inside = false,
+            _ if !inside => bare.push(c),
+            _ => {}
+        }
+    }
+    let mut names = Vec::new();
+    let mut is_grouping = false;
+    let is_letter = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let mut rest = bare.as_str();
+    while let Some(begin) = rest.find(is_letter) {
+        rest = &rest[begin..];
+        let (word, after) = rest.split_at(rest.find(|c| !is_letter(c)).unwrap_or(rest.len()));
+        rest = after;
+        let after = after.trim_start();
+        let is_grouped = is_grouping;
+        is_grouping = word == "by" || (is_grouping && after.starts_with(','));
+        let is_number = word.starts_with(|c: char| c.is_ascii_digit());
+        if !is_grouped
+            && !is_number
+            && !after.starts_with('(')
+            && !after.starts_with("by ")
+            && !["or", "and", "by", "ALERTS"].contains(&word)
+        {
+            names.push(word.to_owned());
+        }
+    }
+    names
+}
+
+#[test]
+fn names_of_series_are_found() {
+    for (query, want) in [
+        ("sum by (le, op) (rate(a_bucket{x=\"b\"}[1m])) / 1e6 or vector(0)", &["a_bucket"][..]),
+        ("count(ALERTS{a=\"b\"}) + sum(c) by (table)", &["c"]),
+        ("min(a) - 1.5 > b{}", &["a", "b"]),
+    ] {
+        assert_eq!(series_of(query), want, "{query}");
+    }
+}
+
+/// With a server that is down there is something to be shown everywhere.
+fn the_dashboard_finds_its_series(cluster: &TestCluster, prometheus: &str) {
+    let members = cluster.members();
+    let told: String = ["collector", "meta1", "replica1"]
+        .into_iter()
+        .map(|name| {
+            let member = members.iter().find(|member| member.name.starts_with(name)).unwrap();
+            http_get(&format!("http://{}/metrics", member.address))
+        })
+        .collect();
+    let queries = dashboard_queries();
+    assert!(queries.len() >= 60, "{}", queries.len());
+    for (query, names) in queries {
+        for name in names {
+            let family =
+                ["_bucket", "_count", "_sum"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(&name);
+            let has = |name: &str| {
+                told.contains(&format!("\n# TYPE {name} "))
+                    || told.contains(&format!("\r\n\r\n# TYPE {name} "))
+            };
+            assert!(has(family) || has(&name), "{name} of {query} is told by nobody");
+        }
+        let encoded: String = query.bytes().map(|b| format!("%{b:02x}")).collect();
+        let answer = http_get(&format!("http://{prometheus}/api/v1/query?query={encoded}"));
+        assert!(answer.contains("\"status\":\"success\""), "{query}: {answer}");
+    }
+}
+
 #[test]
 fn prometheus_sees_the_cluster_and_a_server_that_dies() {
     let cluster = TestCluster::start(Options::default());
@@ -108,6 +199,7 @@ fn prometheus_sees_the_cluster_and_a_server_that_dies() {
     is("unalive_replica_servers{role=\"collector\"}", 1.0);
     is("sum(writable_ill_partitions{role=\"collector\"})", 8.0);
     is("count(ALERTS{alertname=\"PegasusServerDown\"})", 1.0);
+    the_dashboard_finds_its_series(&cluster, &address);
     // Half the cluster away, the meta-server too: the collector says so, and of those that are there what they do.
     cluster.kill("meta1").unwrap();
     cluster.kill("replica1").unwrap();

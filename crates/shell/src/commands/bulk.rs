@@ -81,7 +81,7 @@ pub async fn copy_data(session: &Session, table: &Table, args: Args, out: &mut O
         return Err(Usage(why.to_owned()).into());
     }
     let target = match metas {
-        Some(metas) => Cluster::new(&metas, session.cluster.options().clone())?.table(&name).await?,
+        Some(metas) => Cluster::new(&metas, *session.cluster.options())?.table(&name).await?,
         None => session.cluster.table(&name).await?,
     };
     let options = ScanOptions { with_expiry: true, ..options };
