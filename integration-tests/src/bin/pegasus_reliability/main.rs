@@ -9,6 +9,7 @@
 mod cable;
 mod gaps;
 mod metas;
+mod netns;
 mod part;
 mod rounds;
 mod scale;
@@ -68,13 +69,27 @@ struct Args {
     /// The document.
     #[arg(long, default_value = "docs/reliability.md")]
     out: PathBuf,
+    /// For how long all of ZooKeeper is down, once; 0 = not at all.
+    #[arg(long, default_value_t = 600)]
+    zookeeper_gone_seconds: u64,
     /// Inside of the network namespace that this program has made: where its directory is.
+    #[arg(long, hide = true)]
+    metas_in: Option<PathBuf>,
     #[arg(long, hide = true)]
     cable_in: Option<PathBuf>,
 }
 
+impl Args {
+    fn zookeeper_gone(&self) -> Duration {
+        Duration::from_secs(self.zookeeper_gone_seconds)
+    }
+}
+
 fn main() -> Result<()> {
     let args = Args::parse();
+    if let Some(dir) = &args.metas_in {
+        return metas::measure_inside(dir, args.runs, args.zookeeper_gone());
+    }
     if let Some(dir) = &args.cable_in {
         return cable::measure_inside(dir, args.runs);
     }
@@ -116,7 +131,7 @@ fn run(part: Part, args: &Args) -> Result<bool> {
         }
         Part::Cable => save(results, circumstances, cable::measure(args.runs)?),
         Part::Rounds => save(results, circumstances, rounds::measure(args.rounds)),
-        Part::Metas => save(results, circumstances, metas::measure()?),
+        Part::Metas => save(results, circumstances, metas::measure(args.runs, args.zookeeper_gone())?),
         Part::Scale => save(results, circumstances, scale::measure(args.scale_mb)?),
     }
 }

@@ -6,23 +6,17 @@
     reason = "a test: also its helpers may panic, and tell what they measured"
 )]
 
+mod zkcli;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::time::{Duration, Instant};
 
-use pegasus_client::{Cluster as Client, CreateTable};
-use pegasus_integration_tests::{Cable, Known, Load, TestCluster, block_on, env_or};
+use pegasus_integration_tests::{Cable, TABLES_WITHIN, TablesAgain, TestCluster, block_on, env_or};
 use pegasus_onebox::{Coordination, Durability, Options};
-use pegasus_types::Ballot;
 
 /// Session of a meta-server; short, so that many leaders fit into a test.
 const SESSION: Duration = Duration::from_secs(3);
-/// Until a table can be made again after a fault. A session and an election on a free machine; a debug build on a
-/// busy one takes longer.
-const TABLES_WITHIN: Duration = Duration::from_secs(90);
-/// Operations that must go on after each fault.
-const PROGRESS: u64 = 30;
-const PROGRESS_WITHIN: Duration = Duration::from_secs(60);
 
 fn options(zookeepers: u16) -> Options {
     Options {
@@ -36,43 +30,22 @@ fn options(zookeepers: u16) -> Options {
     }
 }
 
-/// Gentle: the machine has two cores for all of this.
-fn load() -> Load {
-    Load { readers: 2, pause: Duration::from_millis(20), ..Load::default() }
-}
-
 struct Show {
     cluster: TestCluster,
-    client: Client,
-    known: Known,
-    table: pegasus_client::Table,
-    /// The highest ballot that was seen of each partition.
-    ballots: BTreeMap<i32, Ballot>,
-    tables: Vec<String>,
+    again: TablesAgain,
     took: Vec<(String, Duration)>,
 }
 
 impl Show {
     async fn start(cluster: TestCluster) -> Self {
-        let client = cluster.client().await;
-        let table = cluster.table().await;
-        let known = Known::start(&table, load());
-        known.proceed(PROGRESS, PROGRESS_WITHIN).await;
-        Self { cluster, client, known, table, ballots: BTreeMap::new(), tables: Vec::new(), took: Vec::new() }
+        let again = TablesAgain::start(cluster.client().await).await;
+        Self { cluster, again, took: Vec::new() }
     }
 
     /// Name of the meta-server that leads.
     async fn leader(&self) -> String {
-        let begun = Instant::now();
-        loop {
-            if let Ok(info) = self.client.info().await
-                && let Some((_, address)) = info.iter().find(|(key, _)| key == "primary_meta_server")
-            {
-                return self.cluster.member_at(address).unwrap().name.clone();
-            }
-            assert!(begun.elapsed() < TABLES_WITHIN, "nobody leads");
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
+        let address = self.again.leader().await;
+        self.cluster.member_at(&address).unwrap().name.clone()
     }
 
     fn act(&self, act: impl FnOnce(&TestCluster)) {
@@ -83,34 +56,16 @@ impl Show {
         self.act(|cluster| assert!(cluster.start_member(name).unwrap(), "{name} runs"));
     }
 
-    /// Makes a table, and tells how long that took since `fault`.
+    /// Makes a table, and notes how long that took since `fault`.
     async fn tables_again(&mut self, what: &str, fault: Instant) {
-        let name = format!("t{}", self.tables.len());
-        let wanted = CreateTable { partitions: 2, if_missing: true, ..CreateTable::default() };
-        loop {
-            match self.client.create_table(&name, &wanted).await {
-                Ok(_) => break,
-                Err(error) => assert!(fault.elapsed() < TABLES_WITHIN, "{what}: no table: {error}"),
-            }
-        }
-        let took = fault.elapsed();
-        println!("{what}: a table after {took:.1?}");
-        self.tables.push(name);
+        let took = self.again.after(what, fault).await;
         self.took.push((what.to_owned(), took));
-        self.known.proceed(PROGRESS, PROGRESS_WITHIN).await;
-        for config in self.client.partitions("temp").await.unwrap() {
-            let last = self.ballots.insert(config.gpid.index, config.ballot);
-            assert!(last.is_none_or(|last| last <= config.ballot), "{config:?} after {last:?}");
-        }
     }
 
     /// Every operation has succeeded, every table is there and whole.
     async fn finish(self) {
-        for name in &self.tables {
-            self.client.wait_healthy(name, TABLES_WITHIN).await.unwrap();
-        }
+        let seen = self.again.finish().await;
         self.cluster.heal();
-        let seen = self.known.finish(&self.table).await;
         println!("{} writes, {} reads, longest read {:?}", seen.writes, seen.reads, seen.longest_read);
         let mut worst: BTreeMap<&str, Duration> = BTreeMap::new();
         for (what, took) in &self.took {
@@ -197,7 +152,7 @@ fn all_of_zookeeper_is_gone_and_returns() {
         show.tables_again("before", Instant::now()).await;
         show.act(|cluster| cluster.kill("zookeeper1").unwrap());
         tokio::time::sleep(gone).await;
-        show.known.proceed(PROGRESS, PROGRESS_WITHIN).await;
+        show.again.proceed().await;
         // Who comes new is told where the data lies, by the last leader.
         let newcomer = show.cluster.client().await.table("temp").await.unwrap();
         newcomer.set("newcomer", "", "while ZooKeeper is gone").await.unwrap();
