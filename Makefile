@@ -23,7 +23,7 @@ help: ## This list
 
 # --- building and testing ---------------------------------------------------------------------------------------------
 
-.PHONY: build test check fix deny sim bench
+.PHONY: build test check fix docs deny sim bench
 
 # The commit stands in what --version and the logs say.
 build: export PEGASUS_GIT_COMMIT = $(shell git describe --always --dirty --exclude '*' 2>/dev/null)
@@ -47,6 +47,10 @@ fix: ## Formats, and mends what clippy can mend
 	@.ci/tools cargo cc lint
 	$(CARGO) clippy --workspace --all-targets --fix --allow-dirty --allow-staged
 	$(CARGO) fmt --all
+
+docs: ## The documents as a book in target/book; needs mdbook
+	@command -v mdbook >/dev/null || { echo "mdbook is not installed: cargo install --locked mdbook" >&2; exit 1; }
+	mdbook build
 
 deny: ## Licences, bans and sources of the dependencies
 	@.ci/tools cargo deny
