@@ -128,7 +128,7 @@ pub async fn start(config: Config, shutdown: Shutdown) -> anyhow::Result<Handle>
 }
 
 /// In `metas`, a host name that means `me` becomes `me`: lists have names, a process has found out its address.
-async fn know_self(metas: &mut Vec<Node>, me: &Node) {
+async fn know_self(metas: &mut [Node], me: &Node) {
     let Some((ip, port)) = me.ipv4() else { return };
     if metas.contains(me) {
         return;
