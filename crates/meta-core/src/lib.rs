@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `decide` | jobs, and what comes of them on top of what is stored |
 //! | `writer` | one batch of jobs from decision to answer, through every failure of the store |
+//! | `report` | what comes of a node's full report |
 //! | `stored` | the ledger as nodes of the store: loading, and writes as operations |
 //!
 //! ```text
@@ -19,9 +20,11 @@
 //! Nothing of a decision is told before it is stored, and memory never runs ahead of the store.
 
 mod decide;
+mod report;
 mod stored;
 mod writer;
 
 pub use decide::{Desk, Job, Outcome};
+pub use report::{Reported, reported};
 pub use stored::{Found, LoadError, Loading, Progress, Read, chunks, op};
 pub use writer::{Done, Next, Step, Writer, WriterError};

@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::fmt;
 
+use pegasus_meta_core::{Job, Outcome};
 use pegasus_types::learn::LearnRefused;
 use pegasus_types::message::{Envelope, Heartbeat, HeartbeatAck};
 use pegasus_types::meta::{Beacon, BeaconAck, ChangeReply, ChangeRequest, ProposalRequest, ReplicaReport};
@@ -28,6 +29,8 @@ pub enum Place {
     /// The coordination store.
     Store,
     Client(usize),
+    /// Who makes and drops tables.
+    Operator,
 }
 
 impl fmt::Display for Place {
@@ -37,6 +40,7 @@ impl fmt::Display for Place {
             Self::Meta(i) => write!(f, "m{}", i + 1),
             Self::Store => f.write_str("store"),
             Self::Client(i) => write!(f, "c{}", i + 1),
+            Self::Operator => f.write_str("operator"),
         }
     }
 }
@@ -84,6 +88,15 @@ pub enum Packet {
     },
     Report {
         replicas: Vec<ReplicaReport>,
+    },
+    /// An operator's wish.
+    Order {
+        ask: u64,
+        job: Job,
+    },
+    OrderDone {
+        ask: u64,
+        outcome: Outcome,
     },
     LearnOpen {
         request: u64,
@@ -146,6 +159,8 @@ impl Packet {
             Self::FromStore { .. } => "from-store",
             Self::StoreChanged { .. } => "store-changed",
             Self::Report { .. } => "report",
+            Self::Order { .. } => "order",
+            Self::OrderDone { .. } => "order-done",
             Self::LearnOpen { .. } => "learn-open",
             Self::LearnPlan { .. } => "learn-plan",
             Self::LearnLog { .. } => "learn-log",
@@ -229,7 +244,14 @@ pub enum Happening {
         client: usize,
         op: OpId,
     },
+    /// The operator's next order.
+    OperatorNext,
+    OperatorAsk,
+    /// The order with this number has taken too long.
+    OperatorAgain(u64),
     Nemesis,
+    /// A fault of a meta-server or of the store.
+    MetaNemesis,
 }
 
 #[derive(Debug)]
@@ -366,7 +388,7 @@ impl Bus {
         let life = match to {
             Place::Host(host) => self.lives[host],
             Place::Meta(meta) => self.meta_lives[meta],
-            Place::Store | Place::Client(_) => 0,
+            Place::Store | Place::Client(_) | Place::Operator => 0,
         };
         let mut delay = self.delay();
         if let Some((_, more)) = self.lags.get(&(from, to)).filter(|(until, _)| *until > self.now) {

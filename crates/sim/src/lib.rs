@@ -1,10 +1,11 @@
 //! A cluster in one thread, on seeded time, network and disks, with checkers that look on after every step.
 //!
-//! The replication core (`pegasus_pacifica`), the meta's decisions (`pegasus_placement`), the election of its leader
+//! The replication core (`pegasus_pacifica`), the meta's decisions (`pegasus_placement`), how its leader loads, stores and
+//! adopts them (`pegasus_meta_core`), the election of that leader
 //! and the tree that it writes to (`pegasus_zk_coordination`), and the log with its recovery
 //! (`pegasus_mutation_log`) are those of the daemons. What is played here is the shell round them: the host
 //! ([`host`]), the meta-server ([`meta`]), the store ([`store`]), the network ([`bus`]), the disk ([`disk`]), clients
-//! that know every value ([`workload`]).
+//! that know every value ([`workload`]), an operator who makes and drops tables ([`operator`]).
 //!
 //! | word | meaning |
 //! |---|---|
@@ -30,6 +31,7 @@ pub mod engine;
 pub mod host;
 pub mod meta;
 mod nemesis;
+pub mod operator;
 pub mod run;
 pub mod script;
 pub mod settings;

@@ -91,6 +91,15 @@ pub fn strike(world: &mut World) {
     }
 }
 
+/// One fault of the metas or their store, and the time of the next one.
+pub fn strike_metas_again(world: &mut World) {
+    let Some(mean) = world.meta_chaos else { return };
+    let wait = world.bus.dice.below(2 * mean);
+    world.bus.after(wait, Happening::MetaNemesis);
+    let time = world.bus.dice.between(50, 1_500) * MS;
+    strike_metas(world, time);
+}
+
 /// Something happens to the meta-servers (mostly to the one that leads) or to their store.
 fn strike_metas(world: &mut World, time: Micros) {
     let metas = world.metas.len() as u64;

@@ -26,11 +26,15 @@
 //! move to secondary                 planned move of the primary's role
 //! remove secondary                  planned removal
 //! storm, calm                       weather on the network
-//! watch                             gaps count from here
+//! watch                             gaps, silence and changes count from here
 //! end-here                          last step: the cluster is not healed and looked at
 //! expect gap below 1000ms           the longest time without an acknowledged write
 //! expect healthy within 10s         every partition has its members, each in its role, and serves
-//! expect balanced within 20s        every machine has as many primaries as any other, or one more
+//! expect silence below 300ms        the longest time that nobody served some partition
+//! expect no writes for 1s           none is acknowledged
+//! expect balanced within 20s        every machine has as many primaries and replicas as any other, or one more
+//! expect take-overs 2               so many changes of a primary at least, of any partition, since `watch`
+//! expect additions 1                so many members were added at least, to any partition, since `watch`
 //! expect serving, expect silence    does anybody serve now?
 //! expect members 2                  of the partition
 //! expect primary is old, expect primary is not old
@@ -47,6 +51,7 @@ use std::collections::BTreeMap;
 use pegasus_mutation_log::Durability;
 
 use crate::bus::{MS, Micros, Place, SECOND, Weather};
+use crate::checks::Figures;
 use crate::settings::Settings;
 use crate::trace::Trace;
 use crate::world::World;
@@ -101,6 +106,7 @@ impl Script {
             names: BTreeMap::new(),
             metas: BTreeMap::new(),
             gaps: Vec::new(),
+            watched: Figures::default(),
         };
         let result = stage.play(&self.steps).map(|()| std::mem::take(&mut stage.gaps));
         (result, stage.world.bus.trace)
@@ -112,6 +118,8 @@ struct Stage {
     names: BTreeMap<String, usize>,
     metas: BTreeMap<String, usize>,
     gaps: Vec<u64>,
+    /// When `watch` was said.
+    watched: Figures,
 }
 
 impl Stage {
@@ -248,7 +256,11 @@ impl Stage {
             }
             ["storm"] => self.world.set_weather(Weather::Stormy),
             ["calm"] => self.world.set_weather(Weather::Calm),
-            ["watch"] => self.world.checks.history.watch_gaps(self.world.bus.now),
+            ["watch"] => {
+                self.world.checks.history.watch_gaps(self.world.bus.now);
+                self.world.checks.watch_silence(self.world.bus.now);
+                self.watched = self.world.checks.figures;
+            }
             ["expect", ref what @ ..] => return self.expect(what),
             _ => return Err("no such step".to_owned()),
         }
@@ -263,13 +275,36 @@ impl Stage {
                 self.gaps.push(gap / MS);
                 fulfilled(gap < duration(limit)?, || format!("{} ms", gap / MS))
             }
+            ["silence", "below", limit] => {
+                let silence = self.world.checks.worst_silence(self.world.bus.now);
+                self.gaps.push(silence / MS);
+                fulfilled(silence < duration(limit)?, || format!("{} ms", silence / MS))
+            }
+            ["no", "writes", "for", time] => {
+                // What is on its way to a client was acknowledged before.
+                self.world.run(20 * MS);
+                let from = self.world.bus.now;
+                self.world.run(duration(time)?);
+                let last = self.world.checks.history.last_write(gpid);
+                fulfilled(last.is_none_or(|last| last <= from), || "a write was acknowledged".to_owned())
+            }
+            ["take-overs", count] => {
+                let found = self.world.checks.figures.take_overs - self.watched.take_overs;
+                fulfilled(found >= number(count)?, || format!("{found}"))
+            }
+            ["additions", count] => {
+                let found = self.world.checks.figures.learned - self.watched.learned;
+                fulfilled(found >= number(count)?, || format!("{found}"))
+            }
             ["healthy", "within", time] => {
                 let healthy = self.world.run_until(duration(time)?, World::all_healthy);
                 fulfilled(healthy.is_some(), || format!("{:?}", self.world.store.config(gpid)))
             }
             ["balanced", "within", time] => {
                 let balanced = self.world.run_until(duration(time)?, World::is_balanced);
-                fulfilled(balanced.is_some(), || format!("{:?}", self.world.primaries()))
+                let found =
+                    || format!("primaries {:?}, replicas {:?}", self.world.primaries(), self.world.copies());
+                fulfilled(balanced.is_some(), found)
             }
             ["serving"] => fulfilled(self.world.is_serving(gpid), || "nobody serves".to_owned()),
             ["silence"] => fulfilled(!self.world.is_serving(gpid), || "somebody serves".to_owned()),
@@ -343,6 +378,10 @@ fn negation<'a>(words: &[&'a str]) -> Result<(bool, &'a str), String> {
 
 fn fulfilled(is: bool, found: impl FnOnce() -> String) -> Result<(), String> {
     if is { Ok(()) } else { Err(format!("not so: {}", found())) }
+}
+
+fn number(text: &str) -> Result<u64, String> {
+    text.parse().map_err(|_| format!("{text:?} is no number"))
 }
 
 fn duration(text: &str) -> Result<Micros, String> {

@@ -24,6 +24,8 @@ pub struct Sabotage {
     pub no_fence: bool,
     /// ... nor which version they replace.
     pub blind_writes: bool,
+    /// A leader takes a write whose answer was lost for done.
+    pub believe_lost_answers: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -35,6 +37,8 @@ pub struct Settings {
     pub clients: usize,
     /// The meta evens out roles and copies whenever all is well.
     pub balance: bool,
+    /// Somebody makes, drops and recalls tables all the time.
+    pub operator: bool,
     pub durability: Durability,
     pub core: Options,
     pub sabotage: Sabotage,
@@ -50,6 +54,7 @@ impl Default for Settings {
             partitions: 2,
             clients: 3,
             balance: false,
+            operator: false,
             durability: Durability::Sync,
             core,
             sabotage: Sabotage::default(),

@@ -183,6 +183,9 @@ impl Store {
                 if let Err(what) = checks.metadata.written((meta, life), epoch, ledger.view()) {
                     checks.violation(bus.now, what);
                 }
+                if let Err(what) = checks.tables.written(ledger.view()) {
+                    checks.violation(bus.now, what);
+                }
                 for (_, new) in ledger.view().live_partitions() {
                     if let Some(old) = self.truth.view().partition(new.gpid).filter(|old| *old != new) {
                         bus.trace.line(bus.now, format_args!("m{} stores {new:?}", meta + 1));

@@ -1,7 +1,7 @@
 //! A rule that is left out is noticed: every checker has teeth.
 
 use pegasus_pacifica::Sabotage as Rule;
-use pegasus_sim::run::{run_with, settings};
+use pegasus_sim::run::{change_leaders, leader_settings, run_with, settings};
 use pegasus_sim::script::Script;
 use pegasus_sim::settings::{Sabotage, Settings};
 use pegasus_sim::trace::Trace;
@@ -142,6 +142,16 @@ fn metas_that_write_without_being_the_leader() {
 fn metas_that_write_over_whatever_is_there() {
     let why = late_write("1500ms", |s| s.blind_writes = true);
     assert!(why.contains("goes back from"), "{why}");
+}
+
+/// The answer to a creation is lost, and so was the write: whoever asked was told that the table is there.
+#[test]
+fn metas_that_believe_that_a_lost_answer_was_a_good_one() {
+    let mut settings = leader_settings();
+    settings.sabotage.believe_lost_answers = true;
+    let plays = (1..=20).map(|seed| change_leaders(seed, settings.clone(), Trace::off()).result);
+    let why = plays.filter_map(Result::err).find(|why| why.contains("was created, and is lost"));
+    assert!(why.is_some(), "nobody noticed");
 }
 
 fn late_write(delay: &str, how: impl Fn(&mut Sabotage)) -> String {

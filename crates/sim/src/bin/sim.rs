@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Parser;
-use pegasus_sim::run::{Outcome, run};
+use pegasus_sim::run::{Metas, Outcome, change_leaders, leader_settings, run};
 use pegasus_sim::script::Script;
 use pegasus_sim::trace::Trace;
 
@@ -27,6 +27,10 @@ struct Args {
     /// Play this script instead of chance.
     #[arg(long)]
     script: Option<PathBuf>,
+    /// Runs seeds in which little else happens than that the leader of the metas changes, until it has done so this
+    /// many times.
+    #[arg(long)]
+    leader_changes: Option<u64>,
     /// Threads; each runs seeds of its own.
     #[arg(long, default_value_t = 2)]
     threads: u64,
@@ -52,10 +56,17 @@ fn main() -> anyhow::Result<ExitCode> {
         });
     }
     if let Some(seed) = args.seed {
-        let outcome = run(seed, trace());
+        let outcome = if args.leader_changes.is_some() {
+            change_leaders(seed, leader_settings(), trace())
+        } else {
+            run(seed, trace())
+        };
         say(outcome.trace.text());
         say(&format!("{}\n", outcome.report().unwrap_or_else(|| summary(&[outcome]))));
         return Ok(ExitCode::SUCCESS);
+    }
+    if let Some(wanted) = args.leader_changes {
+        return Ok(until_leader_changes(wanted, args.from));
     }
     let workers: Vec<_> = (0..args.threads)
         .map(|worker| {
@@ -70,6 +81,32 @@ fn main() -> anyhow::Result<ExitCode> {
     say(&format!("{}\n", summary(&outcomes)));
     let red = outcomes.iter().any(|o| o.result.is_err());
     Ok(if red { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn until_leader_changes(wanted: u64, from: u64) -> ExitCode {
+    let mut outcomes: Vec<Outcome> = Vec::new();
+    let sum =
+        |outcomes: &[Outcome], of: fn(&Metas) -> u64| outcomes.iter().map(|o| of(&o.metas)).sum::<u64>();
+    for seed in from.. {
+        let outcome = change_leaders(seed, leader_settings(), Trace::off());
+        if let Some(report) = outcome.report() {
+            say(&format!("{report}\n"));
+        }
+        outcomes.push(outcome);
+        if sum(&outcomes, |m| m.leader_changes) >= wanted {
+            break;
+        }
+    }
+    say(&format!("{}\n", summary(&outcomes)));
+    say(&format!(
+        "{} leader changes, {} writes of metadata, {} tables created, {} dropped, {} recalled\n",
+        sum(&outcomes, |m| m.leader_changes),
+        sum(&outcomes, |m| m.writes),
+        sum(&outcomes, |m| m.tables_created),
+        sum(&outcomes, |m| m.tables_dropped),
+        sum(&outcomes, |m| m.tables_recalled),
+    ));
+    if outcomes.iter().any(|o| o.result.is_err()) { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
 fn run_quietly(seed: u64) -> Outcome {

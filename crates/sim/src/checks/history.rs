@@ -162,6 +162,11 @@ impl History {
         self.worst_gaps.get(&gpid).copied().unwrap_or(0).max(open)
     }
 
+    /// When the partition's last write was acknowledged.
+    pub fn last_write(&self, gpid: Gpid) -> Option<Micros> {
+        self.last_write.get(&gpid).copied()
+    }
+
     /// Highest decree of a key that was shown to anybody, for the last look.
     pub fn floor(&self, gpid: Gpid, key: &Bytes) -> Decree {
         self.floors.get(&(gpid, key.clone())).copied().unwrap_or_default()

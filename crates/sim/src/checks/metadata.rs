@@ -13,10 +13,23 @@ pub struct Metadata {
     /// Which meta wrote with an epoch, and in which of its lives.
     authors: BTreeMap<u64, (usize, u64)>,
     last_epoch: u64,
+    /// Of each reign that came as far as knowing what is stored.
+    reigns: BTreeMap<u64, (usize, u64)>,
     pub writes: u64,
 }
 
 impl Metadata {
+    /// A meta-server, in one of its lives, leads and knows what is stored.
+    pub fn leads(&mut self, author: (usize, u64), epoch: u64) {
+        self.reigns.entry(epoch).or_insert(author);
+    }
+
+    /// How often another process began to lead than the one that led before.
+    pub fn leader_changes(&self) -> u64 {
+        let authors: Vec<_> = self.reigns.values().collect();
+        authors.windows(2).filter(|pair| pair[0] != pair[1]).count() as u64
+    }
+
     /// The store holds `view` after a write of `author` in its reign `epoch`.
     pub fn written(&mut self, author: (usize, u64), epoch: u64, view: &ClusterView) -> Result<(), String> {
         self.writes += 1;

@@ -8,6 +8,7 @@
 //! | `order` | every engine applies every decree once, in order |
 //! | `digest` | whoever has applied the same decrees holds the same rows |
 //! | `metadata` | every write of the meta leaves whole metadata; no ballot goes back |
+//! | `tables` | tables that somebody was told to have are there, dropped ones dropped |
 //! | `linear` | per key there is one order of all operations that explains every answer |
 //! | `history` | what was acknowledged is read; reads never go back; counters count each request once |
 
@@ -19,8 +20,9 @@ mod metadata;
 mod one_primary;
 mod order;
 mod prefix;
+mod tables;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use pegasus_types::meta::ReplicaStatus;
 use pegasus_types::{Ballot, Decree, Gpid, Mutation, PartitionConfig};
@@ -37,11 +39,15 @@ pub struct Checks {
     prefix: prefix::Prefix,
     digests: digest::Digests,
     pub metadata: metadata::Metadata,
+    pub tables: tables::Tables,
     pub history: History,
     /// Hosts that may report broken replicas, until their process ends.
     faulty: BTreeSet<usize>,
     /// Hosts with damage on their disks: they may do so for ever.
     damaged: BTreeSet<usize>,
+    /// Since when nobody serves a partition, and the longest time of it since `watch_silence`.
+    silent: BTreeMap<Gpid, Micros>,
+    worst_silence: Micros,
     pub figures: Figures,
 }
 
@@ -75,10 +81,28 @@ impl Checks {
         for &gpid in gpids {
             self.figures.looked += 1;
             match one_primary::check(now, hosts, gpid) {
-                Ok(serves) => self.figures.served += u64::from(serves),
+                Ok(true) => {
+                    self.figures.served += 1;
+                    if let Some(since) = self.silent.remove(&gpid) {
+                        self.worst_silence = self.worst_silence.max(now - since);
+                    }
+                }
+                Ok(false) => drop(self.silent.entry(gpid).or_insert(now)),
                 Err(what) => self.violation(now, what),
             }
         }
+    }
+
+    /// From now on.
+    pub fn watch_silence(&mut self, now: Micros) {
+        self.worst_silence = 0;
+        self.silent.values_mut().for_each(|since| *since = now);
+    }
+
+    /// The longest time that nobody served some partition since `watch_silence`.
+    pub fn worst_silence(&self, now: Micros) -> Micros {
+        let open = self.silent.values().map(|since| now - since);
+        open.max().unwrap_or(0).max(self.worst_silence)
     }
 
     pub fn role_changed(

@@ -8,7 +8,8 @@ use pegasus_types::meta::ReplicaStatus;
 use pegasus_types::{Decree, Gpid, Mutation, Node, PartitionConfig};
 
 use super::files::{ReplicaFile, Save};
-use super::{ASK_TIMEOUT, Ask, Cx, Host};
+use super::metas::ASK_TIMEOUT;
+use super::{Ask, Cx, Host};
 use crate::bus::{Chore, MS, Packet, Place};
 
 impl Host {

@@ -1,22 +1,25 @@
 //! The leader's part: what it hears, and the writer of `pegasus_meta_core` driven with the simulated store.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
 
 use pegasus_meta_core::{
-    Desk, Done, Job, LoadError, Loading, Next, Outcome, Progress, Step, Writer, WriterError,
+    Desk, Done, Found, Job, LoadError, Loading, Next, Outcome, Progress, Step, Writer, WriterError, reported,
 };
 use pegasus_placement::Ledger;
+use pegasus_placement::alone::Held;
 use pegasus_placement::balance::{self, moves::Pace};
 use pegasus_placement::cure::{self, Cure, Order};
 use pegasus_placement::ledger::Adopted;
 use pegasus_placement::level::FunctionLevel;
 use pegasus_placement::liveness::Liveness;
 use pegasus_placement::tables::Limits;
+use pegasus_placement::view::Table;
 use pegasus_types::meta::{BeaconAck, ProposalRequest, ReplicaReport};
-use pegasus_types::{AppInfo, Gpid, Millis, Node, PartitionConfig};
+use pegasus_types::{AppInfo, AppStatus, Gpid, Millis, Node, PartitionConfig};
 use pegasus_zk_coordination::{Fence, Op, StoreError, content};
 
-use super::{Asked, Meta, TABLE, paths};
+use super::{Asked, Meta, paths};
 use crate::bus::{Bus, MS, Micros, Packet, Place, SECOND};
 use crate::checks::Checks;
 use crate::host::Host;
@@ -34,7 +37,7 @@ const CURE_EVERY_MS: u64 = 200;
 /// Who waits for what comes of a job.
 #[derive(Debug)]
 enum Ticket {
-    Host { from: Place, ask: u64 },
+    Asker { from: Place, ask: u64 },
     Nobody,
 }
 
@@ -62,6 +65,12 @@ pub struct Leader {
     under_way: UnderWay,
     again_at: Micros,
     cured_at: Millis,
+    /// The operator's newest.
+    last_order: u64,
+    /// Requests that wait for somebody else's.
+    held: Held,
+    /// Hosts whose connection to this meta-server is not known to be broken.
+    connected: BTreeSet<Node>,
 }
 
 impl Leader {
@@ -89,6 +98,9 @@ impl Leader {
             under_way: UnderWay::Nothing,
             again_at: 0,
             cured_at: Millis::ZERO,
+            last_order: 0,
+            held: Held::default(),
+            connected: BTreeSet::new(),
         }
     }
 
@@ -101,13 +113,8 @@ impl Leader {
         self.ledger.as_ref()?.view().partition(gpid).map(|config| &**config)
     }
 
-    fn info(&self) -> Option<AppInfo> {
-        self.ledger.as_ref()?.view().table(TABLE).map(|table| table.info.clone())
-    }
-
-    fn gpids(&self) -> Vec<Gpid> {
-        let ledger = self.ledger.iter();
-        ledger.flat_map(|l| l.view().live_partitions().map(|(_, config)| config.gpid)).collect()
+    fn info(&self, gpid: Gpid) -> Option<AppInfo> {
+        self.ledger.as_ref()?.view().table(gpid.app_id).map(|table| table.info.clone())
     }
 
     /// Has the writer do something with what is known. None = nothing was loaded yet.
@@ -123,9 +130,31 @@ impl Leader {
             level: FunctionLevel::Lively,
             limits: &self.limits,
             now,
-            now_s: i64::try_from((WALL_US + at) / SECOND).unwrap_or(i64::MAX),
+            now_s: wall_s(at),
         };
         Some(act(&mut self.writer, &mut desk))
+    }
+
+    /// It has to wait for somebody else's request.
+    fn is_held_back(&mut self, now: Millis, job: &Job) -> bool {
+        let (Job::Change(request), Some(ledger)) = (job, &self.ledger) else { return false };
+        let Some(current) = ledger.view().partition(request.gpid) else { return false };
+        let last_heard = |node: &Node| {
+            let known = self.liveness.get(node).filter(|known| known.alive && known.heard);
+            known.filter(|_| self.connected.contains(node)).map(|known| known.last_beacon)
+        };
+        self.held.until(now, current, request, last_heard).is_some()
+    }
+
+    /// Tables whose members hold their replicas by now.
+    fn tell_ready(&mut self) {
+        let Some(ledger) = &self.ledger else { return };
+        let creating = |table: &&Arc<Table>| table.info.status == AppStatus::Creating;
+        let ready = ledger.view().tables().filter(creating).filter(|t| self.cure.all_hold(&t.partitions));
+        let asked =
+            |app_id| self.jobs.iter().any(|(job, _)| matches!(job, Job::Available(id) if *id == app_id));
+        let jobs: Vec<_> = ready.map(|table| table.info.app_id).filter(|app_id| !asked(*app_id)).collect();
+        self.jobs.extend(jobs.into_iter().map(|app_id| (Job::Available(app_id), Ticket::Nobody)));
     }
 
     /// A multi as this leader sends it.
@@ -173,7 +202,14 @@ impl Meta {
             if leader.jobs.is_empty() {
                 return;
             }
-            leader.writer.begin(leader.jobs.drain(..));
+            let jobs = std::mem::take(&mut leader.jobs);
+            let (held, ready): (VecDeque<_>, VecDeque<_>) =
+                jobs.into_iter().partition(|(job, _)| leader.is_held_back(now.0, job));
+            leader.jobs = held;
+            leader.writer.begin(ready);
+            if leader.writer.is_idle() {
+                return;
+            }
         }
         if let Some(step) = leader.at_desk(now, |writer, desk| writer.decide(desk)) {
             self.stepped(bus, step);
@@ -220,13 +256,7 @@ impl Meta {
         }
     }
 
-    fn loaded(
-        &mut self,
-        bus: &mut Bus,
-        checks: &mut Checks,
-        mut loading: Loading,
-        found: pegasus_meta_core::Found,
-    ) {
+    fn loaded(&mut self, bus: &mut Bus, checks: &mut Checks, mut loading: Loading, found: Found) {
         let now = self.millis(bus);
         let Some(leader) = &mut self.leader else { return };
         match loading.found(found) {
@@ -241,6 +271,7 @@ impl Meta {
                     let half_done = ledger.half_done().into_iter();
                     leader.jobs.extend(half_done.map(|app_id| (Job::Mend(app_id), Ticket::Nobody)));
                 }
+                checks.metadata.leads((self.id, bus.meta_lives[self.id]), leader.fence.epoch);
                 leader.load_again = false;
                 leader.ledger = Some(ledger);
             }
@@ -267,7 +298,12 @@ impl Meta {
         if let Err(error) = &result {
             bus.trace.line(bus.now, format_args!("{place}: {error}"));
         }
+        let believes = self.settings.sabotage.believe_lost_answers;
         let result = result
+            .or_else(|error| match error {
+                StoreError::OutcomeUnknown(_) if believes => Ok(()),
+                error => Err(error),
+            })
             .map_err(|error| if leader.fence.is_broken_by(&error) { StoreError::NotLeader } else { error });
         match leader.at_desk(now, |writer, desk| writer.stored(desk, result)) {
             None => {}
@@ -289,14 +325,15 @@ impl Meta {
         let Some(leader) = &mut self.leader else { return };
         match packet {
             Packet::Change { ask, request } => {
-                leader.jobs.push_back((Job::Change(request), Ticket::Host { from, ask }))
+                leader.jobs.push_back((Job::Change(request), Ticket::Asker { from, ask }))
             }
             Packet::Query(gpid) => {
-                if let (Some(info), Some(config)) = (leader.info(), leader.config(gpid).cloned()) {
+                if let (Some(info), Some(config)) = (leader.info(gpid), leader.config(gpid).cloned()) {
                     bus.send(place, from, Packet::Configs(vec![(info, config)]));
                 }
             }
             Packet::Beacon(beacon) => {
+                leader.connected.insert(beacon.node.clone());
                 let news = leader.liveness.beacon(now, WALL_US + bus.now, &beacon);
                 let ack = BeaconAck {
                     accepted: true,
@@ -306,6 +343,12 @@ impl Meta {
                     cluster_id: String::new(),
                 };
                 bus.send(place, from, Packet::BeaconAck(ack));
+            }
+            Packet::Reset(host) => drop(leader.connected.remove(&Host::node_of(host))),
+            // Its connection keeps the order of what it asks: what a pause has shuffled is put right.
+            Packet::Order { ask, job } if ask >= leader.last_order => {
+                leader.last_order = ask;
+                leader.jobs.push_back((job, Ticket::Asker { from, ask }));
             }
             Packet::Report { replicas } => self.reported(bus, checks, from, &replicas),
             Packet::Route(gpid) => {
@@ -319,40 +362,24 @@ impl Meta {
     }
 
     fn reported(&mut self, bus: &mut Bus, checks: &mut Checks, from: Place, replicas: &[ReplicaReport]) {
-        let now = self.millis(bus);
+        let now = (self.millis(bus), wall_s(bus.now));
         let place = self.place();
         let (Place::Host(host), Some(leader)) = (from, &mut self.leader) else { return };
         let Some(ledger) = &leader.ledger else { return };
         let node = Host::node_of(host);
-        for (gpid, ballot) in leader.cure.reported(now, ledger.view(), &node, replicas) {
-            checks.violation(
-                bus.now,
-                format!("{node} knows ballot {ballot} of {gpid}, which {place} never stored"),
-            );
+        let answer = reported(now, ledger.view(), &mut leader.cure, &leader.liveness, &node, replicas);
+        for (gpid, ballot) in answer.frozen {
+            let what = format!("{node} knows ballot {ballot} of {gpid}, which {place} never stored");
+            checks.violation(bus.now, what);
         }
-        let creating = |status| status == pegasus_types::AppStatus::Creating;
-        let table = ledger.view().table(TABLE);
-        if table.is_some_and(|t| creating(t.info.status) && leader.cure.all_hold(&t.partitions)) {
-            leader.jobs.push_back((Job::Available(TABLE), Ticket::Nobody));
+        for gpid in answer.strange {
+            checks.violation(bus.now, format!("{node} holds {gpid}, of which {place} knows nothing"));
         }
-        let Some(info) = leader.info() else { return };
-        let reported = |gpid: Gpid| replicas.iter().find(|r| r.gpid == gpid);
-        let configs: Vec<_> = leader
-            .gpids()
-            .into_iter()
-            .filter_map(|gpid| leader.config(gpid))
-            .filter(|c| c.is_member(&node) || reported(c.gpid).is_some_and(|r| r.ballot < c.ballot))
-            .map(|config| (info.clone(), config.clone()))
-            .collect();
-        bus.send(place, from, Packet::Configs(configs));
-        let surplus = |report: &&ReplicaReport| {
-            let config = leader.config(report.gpid);
-            config.is_some_and(|config| leader.cure.is_surplus(config, &leader.liveness, report, &node))
-        };
-        let garbage: Vec<Gpid> = replicas.iter().filter(surplus).map(|report| report.gpid).collect();
-        if !garbage.is_empty() {
-            bus.send(place, from, Packet::Garbage(garbage));
+        bus.send(place, from, Packet::Configs(answer.configs));
+        if !answer.garbage.is_empty() {
+            bus.send(place, from, Packet::Garbage(answer.garbage));
         }
+        leader.tell_ready();
     }
 
     fn look_round(&mut self, bus: &mut Bus) {
@@ -373,6 +400,7 @@ impl Meta {
                 Order::Propose { .. } => {}
             }
         }
+        leader.tell_ready();
         if !assign.is_empty() {
             leader.jobs.push_back((Job::Assign(assign), Ticket::Nobody));
         }
@@ -381,8 +409,8 @@ impl Meta {
 
 /// What is stored is told to everybody concerned.
 fn announce(leader: &Leader, bus: &mut Bus, place: Place, adopted: Adopted) {
-    let Some(info) = leader.info() else { return };
     for (old, new) in adopted.configs {
+        let Some(info) = leader.info(new.gpid) else { continue };
         let mut told: Vec<&Node> = old.members().chain(new.members()).collect();
         told.sort();
         told.dedup();
@@ -392,10 +420,18 @@ fn announce(leader: &Leader, bus: &mut Bus, place: Place, adopted: Adopted) {
     }
 }
 
-fn answer(bus: &mut Bus, place: Place, done: Done<Ticket>) {
-    if let (Ticket::Host { from, ask }, Outcome::Change(reply)) = (done.ticket, done.outcome) {
-        bus.send(place, from, Packet::ChangeReply { ask, reply });
-    }
+fn answer(bus: &mut Bus, place: Place, Done { ticket, outcome, .. }: Done<Ticket>) {
+    let Ticket::Asker { from, ask } = ticket else { return };
+    let packet = match outcome {
+        Outcome::Change(reply) => Packet::ChangeReply { ask, reply },
+        outcome => Packet::OrderDone { ask, outcome },
+    };
+    bus.send(place, from, packet);
+}
+
+/// The wall clock of every meta-server, seconds since 1970.
+fn wall_s(at: Micros) -> i64 {
+    i64::try_from((WALL_US + at) / SECOND).unwrap_or(i64::MAX)
 }
 
 pub(super) fn propose(bus: &mut Bus, place: Place, to: &Node, request: ProposalRequest) {

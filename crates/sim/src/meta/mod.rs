@@ -324,7 +324,7 @@ impl Meta {
                 };
                 bus.send(self.place(), from, Packet::BeaconAck(ack));
             }
-            Packet::Query(_) | Packet::Report { .. } | Packet::Route(_) => {
+            Packet::Query(_) | Packet::Report { .. } | Packet::Route(_) | Packet::Order { .. } => {
                 bus.send(self.place(), from, Packet::NotLeader { leader: self.known_leader() });
             }
             _ => {}
