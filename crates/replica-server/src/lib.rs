@@ -23,6 +23,7 @@
 //! ```
 
 pub mod config;
+pub mod lost_power;
 
 mod clock;
 mod disk;

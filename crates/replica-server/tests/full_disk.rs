@@ -8,16 +8,16 @@ use std::time::{Duration, Instant};
 
 use pegasus_rpc::wire::meta::RemoteCommand;
 use pegasus_rpc::wire::request::{Request, Response};
-use support::rows::{fill_with, try_rows_on};
+use support::rows::{fill_with, until_rows};
 use support::small_disk::SmallDisk;
 use support::*;
 
 const MIB: u64 = 1 << 20;
-const SETTINGS: &str = "log_private_file_size_mb = 1\ndisk_stat_interval_seconds = 1\n\
+const SETTINGS: &str = "durability = page_cache\nlog_private_file_size_mb = 1\ndisk_stat_interval_seconds = 1\n\
                         disk_min_available_space_ratio = 2\n[pegasus.server]\nrocksdb_write_buffer_size = 256K\n";
 /// What the table holds.
-const ROWS: usize = 12_000;
-const ROW_BYTES: usize = 1_000;
+const ROWS: usize = 4_000;
+const ROW_BYTES: usize = 3_000;
 
 /// Waits until a metric of `node` is so high.
 async fn until_metric(node: &TestNode, name: &str, least: f64) {
@@ -29,19 +29,6 @@ async fn until_metric(node: &TestNode, name: &str, least: f64) {
         }
         assert!(begun.elapsed() < Duration::from_secs(30), "{name} is {value}");
         tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-}
-
-/// Has `node` added wherever it is no member, until it has so many rows.
-async fn until_rows(meta: &FakeMeta, client: &Client<'_>, node: &TestNode, rows: usize) {
-    let begun = Instant::now();
-    loop {
-        meta.add_everywhere(&node.node).await;
-        match try_rows_on(client, &node.node).await {
-            Ok(counted) if counted == rows => return,
-            other => assert!(begun.elapsed() < Duration::from_secs(30), "{other:?} rows of {rows}"),
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
 

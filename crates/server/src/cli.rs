@@ -7,6 +7,7 @@ use anyhow::bail;
 use clap::Parser;
 use pegasus_config::{Setting, Sources};
 use pegasus_meta_server::Coordination;
+use pegasus_replica_server::lost_power::Which;
 
 use crate::{Role, Settings};
 
@@ -75,6 +76,11 @@ pub struct Args {
     /// Remove the metadata of the cluster of this name for good, and end; none of its servers may run
     #[arg(long, value_name = "CLUSTER")]
     pub remove_metadata: Option<String>,
+
+    /// Replicas of this replica-server, all or APP.INDEX,.., that stood down after a loss of power count as whole again,
+    /// and end; what they lack is lost; it must not run
+    #[arg(long, value_name = "PARTITIONS", value_parser = Which::parse)]
+    pub accept_lost_power: Option<Which>,
 
     /// Unknown keys are warnings, not mistakes
     #[arg(long)]

@@ -28,6 +28,7 @@ mod supervise;
 use std::io::Write;
 use std::process::ExitCode;
 
+use pegasus_replica_server::lost_power;
 pub use role::Role;
 pub use settings::{Settings, sections};
 
@@ -93,6 +94,10 @@ fn run(only: Option<Role>) -> anyhow::Result<ExitCode> {
         let removed = runtime.block_on(pegasus_meta_server::remove_metadata(&settings.meta, name))?;
         let disks = settings.replica.data_dirs().into_iter().map(|(_, path)| path);
         return print(&removed.text(disks.chain([settings.core.data_directory()])));
+    }
+    if let Some(which) = &args.accept_lost_power {
+        let accepted = lost_power::accept(&settings.replica, which)?;
+        return print(&lost_power::text(&accepted));
     }
     supervise::run(settings, &roles)
 }

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use pegasus_config::Sources;
+use pegasus_replica_server::lost_power::{self, Accepted, Which};
 use pegasus_replica_server::{Config, start};
 use pegasus_rpc::listener::{self, Handlers};
 use pegasus_rpc::peer::{Identity, MetaPeer, PeerPool, PoolOptions, serve_meta_peer};
@@ -78,20 +79,10 @@ impl MetaPeer for MetaApi {
     }
 
     async fn config_sync(self, _: Context, report: ConfigSync) -> ConfigSyncAck {
-        let mut state = self.0.borrow_mut();
-        let node = report.node.clone();
-        state.reports.insert(node.clone(), report);
-        state.update_status();
-        let app = state.app.clone();
-        let configs = app.into_iter().flat_map(|app| {
-            let mine = state.configs.values().filter(|c| c.is_member(&node)).cloned().collect::<Vec<_>>();
-            mine.into_iter().map(move |config| (app.clone(), config))
-        });
-        let (configs, garbage) = (configs.collect(), state.garbage.clone());
-        let ack = ConfigSyncAck { err: ErrorCode::Ok, leader: None, configs, garbage };
-        state.reports_taken += 1;
-        let late = state.late.clone();
-        drop(state);
+        let (ack, late) = {
+            let state = &mut *self.0.borrow_mut();
+            (state.config_sync(report), state.late.clone())
+        };
         if let Some(late) = late {
             late.notified().await;
         }
@@ -123,6 +114,20 @@ impl MetaPeer for MetaApi {
 }
 
 impl MetaState {
+    fn config_sync(&mut self, report: ConfigSync) -> ConfigSyncAck {
+        let node = report.node.clone();
+        self.reports.insert(node.clone(), report);
+        self.update_status();
+        let app = self.app.clone();
+        let configs = app.into_iter().flat_map(|app| {
+            let mine = self.configs.values().filter(|c| c.is_member(&node)).cloned().collect::<Vec<_>>();
+            mine.into_iter().map(move |config| (app.clone(), config))
+        });
+        let (configs, garbage) = (configs.collect(), self.garbage.clone());
+        self.reports_taken += 1;
+        ConfigSyncAck { err: ErrorCode::Ok, leader: None, configs, garbage }
+    }
+
     /// A table becomes available when every member has opened its replica.
     fn update_status(&mut self) {
         let has = |node: &Node, gpid: Gpid| {
@@ -425,11 +430,7 @@ impl TestNode {
     /// Says why it does not start.
     pub fn try_restart(&mut self) -> Result<(), String> {
         self.kill();
-        let mut sections = pegasus_config::common::SECTIONS.to_vec();
-        sections.extend(pegasus_replica_server::SECTIONS);
-        let mut loaded = Sources::text("config.ini", &self.settings).load(&sections);
-        let config = Config::read(&mut loaded);
-        loaded.finish().unwrap();
+        let config = self.config();
         let (stop, stopped) = tokio::sync::oneshot::channel();
         let (started, is_started) = std::sync::mpsc::channel();
         self.stop = Some(stop);
@@ -454,6 +455,20 @@ impl TestNode {
             runtime.shutdown_timeout(Duration::from_secs(2));
         }));
         is_started.recv_timeout(Duration::from_secs(20)).expect("the server starts or says why not")
+    }
+
+    fn config(&self) -> Config {
+        let mut sections = pegasus_config::common::SECTIONS.to_vec();
+        sections.extend(pegasus_replica_server::SECTIONS);
+        let mut loaded = Sources::text("config.ini", &self.settings).load(&sections);
+        let config = Config::read(&mut loaded);
+        loaded.finish().unwrap();
+        config
+    }
+
+    /// As an operator does it while the node is stopped.
+    pub fn accept_lost_power(&self, which: &Which) -> Result<Vec<Accepted>, String> {
+        lost_power::accept(&self.config(), which).map_err(|error| format!("{error:#}"))
     }
 
     pub fn kill(&mut self) {

@@ -1,12 +1,14 @@
 //! Rows that tests write and count.
 
+use std::time::{Duration, Instant};
+
 use pegasus_rpc::wire::client::CallError;
 use pegasus_rpc::wire::frame::RequestHead;
 use pegasus_rpc::wire::request::{Request, Response};
 use pegasus_types::Node;
 use pegasus_types::data::*;
 
-use super::{Client, PARTITIONS, WITHIN};
+use super::{Client, FakeMeta, PARTITIONS, TestNode, WITHIN};
 
 /// Rows of `bytes` each, all over the table.
 pub async fn fill_with(client: &Client<'_>, name: &str, rows: usize, bytes: usize) {
@@ -26,7 +28,7 @@ pub async fn rows_on(client: &Client<'_>, node: &Node) -> usize {
 }
 
 /// The same of a node that may not have all of them yet.
-pub async fn try_rows_on(client: &Client<'_>, node: &Node) -> Result<usize, CallError> {
+async fn try_rows_on(client: &Client<'_>, node: &Node) -> Result<usize, CallError> {
     let lost = |error: std::io::Error| CallError::NotSent(error.to_string());
     let connection = client.connection(node).await.map_err(lost)?;
     let mut rows = 0;
@@ -55,4 +57,17 @@ pub async fn try_rows_on(client: &Client<'_>, node: &Node) -> Result<usize, Call
         }
     }
     Ok(rows)
+}
+
+/// Has `node` added wherever it is no member, until it has so many rows.
+pub async fn until_rows(meta: &FakeMeta, client: &Client<'_>, node: &TestNode, rows: usize) {
+    let begun = Instant::now();
+    loop {
+        meta.add_everywhere(&node.node).await;
+        match try_rows_on(client, &node.node).await {
+            Ok(counted) if counted == rows => return,
+            other => assert!(begun.elapsed() < Duration::from_secs(30), "{other:?} rows of {rows}"),
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 }
