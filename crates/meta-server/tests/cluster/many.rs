@@ -67,10 +67,11 @@ fn many_partitions() {
 
         // A node dies, and its groups claim their new primaries.
         let victim = replicas.remove(0);
-        let known = victim.inner.configs.borrow();
-        let led: Vec<PartitionConfig> =
-            known.values().map(|(_, config)| config.clone()).filter(|c| c.is_primary(&victim.node)).collect();
-        drop(known);
+        let led: Vec<PartitionConfig> = {
+            let known = victim.inner.configs.borrow();
+            let configs = known.values().map(|(_, config)| config.clone());
+            configs.filter(|config| config.is_primary(&victim.node)).collect()
+        };
         assert!(led.len() * NODES * 2 > all.len() / 2, "{} of {}", led.len(), all.len());
         drop(victim);
         let claim = async |config: PartitionConfig| {

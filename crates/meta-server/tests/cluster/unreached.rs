@@ -53,7 +53,7 @@ fn a_standby_tells_what_is_stored_while_the_leader_is_not_reached() {
         let other = (0..3).find(|at| *at != old && *at != new).unwrap();
         until("the other one sends clients to it", async || {
             let answer = metas.query(other, "t").await;
-            let named = answer.partitions.first().map(|p| p.primary.clone());
+            let named = answer.partitions.first().map(|p| p.primary);
             (answer.err.0 == ErrorCode::ForwardToOthers && named == Some(Address(Some(address))))
                 .then_some(())
         })
