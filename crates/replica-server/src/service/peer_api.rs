@@ -109,7 +109,7 @@ pub fn stats(shell: &Rc<Shell>) -> NodeStats {
             };
             report.durable = replica.engine.durable_decree();
             report.disk_tag.clone_from(&state.disks[replica.disk].tag);
-            let (sizes, counts) = (replica.engine.sizes(), replica.counts);
+            let (sizes, counts) = (replica.engine.sizes(), &replica.counts);
             ReplicaStats {
                 report,
                 reads: counts.reads,
