@@ -15,7 +15,7 @@ fn documents() -> BTreeSet<PathBuf> {
         for entry in fs::read_dir(root.join(folder)).unwrap() {
             let path = entry.unwrap().path();
             if path.extension().is_some_and(|extension| extension == "md") {
-                all.insert(path.strip_prefix(&root).unwrap().to_owned());
+                all.insert(path.strip_prefix(root).unwrap().to_owned());
             }
         }
     }
@@ -76,7 +76,7 @@ fn broken(root: &Path, document: &Path) -> Vec<String> {
 #[test]
 fn links_lead_somewhere() {
     let root = repository();
-    let all: Vec<_> = documents().iter().flat_map(|document| broken(&root, document)).collect();
+    let all: Vec<_> = documents().iter().flat_map(|document| broken(root, document)).collect();
     assert!(all.is_empty(), "{all:#?}");
     let dir = tempfile::tempdir().unwrap();
     let text = "# A, `b` c-d\n```\n[no](link)\n```\n[1](a.md#a-b-c-d) [2](#gone) [3](b.md) [4](https://h/x)";

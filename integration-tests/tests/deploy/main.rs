@@ -6,8 +6,8 @@
 )]
 
 mod deb;
-mod formats;
 mod docs;
+mod formats;
 mod mistakes;
 mod notify;
 mod package;
