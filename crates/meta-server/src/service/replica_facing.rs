@@ -1,18 +1,16 @@
 //! Replica-servers, collector and shell, over tarpc.
 
-use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use pegasus_meta_core::Job;
+use pegasus_meta_core::{Job, reported};
 use pegasus_placement::liveness::News;
-use pegasus_placement::tables;
 use pegasus_rpc::peer::{Context, MetaPeer, Remote};
 use pegasus_types::cluster::ClusterOverview;
 use pegasus_types::meta::{
-    Beacon, BeaconAck, ChangeReply, ChangeRequest, ConfigSync, ConfigSyncAck, QueryReply, ReplicaReport,
+    Beacon, BeaconAck, ChangeReply, ChangeRequest, ConfigSync, ConfigSyncAck, QueryReply,
 };
-use pegasus_types::{AppInfo, ErrorCode, Gpid, Node, PartitionConfig};
+use pegasus_types::{ErrorCode, Gpid, Node};
 use tokio::sync::oneshot;
 use tokio::time::sleep;
 
@@ -115,34 +113,14 @@ impl ReplicaFacing {
         state.wants_report.borrow_mut().remove(node);
         let now = self.leader.clock.now();
         let view = state.ledger.view();
-        for (gpid, ballot) in state.cure.reported(now, view, node, &report.replicas) {
+        let answer =
+            reported((now, wall_s()), view, &mut state.cure, &state.liveness, node, &report.replicas);
+        for (gpid, ballot) in answer.frozen {
             report_frozen(gpid, node, ballot, view.partition(gpid).map(|config| config.ballot));
         }
-        let mut configs: BTreeMap<Gpid, (AppInfo, PartitionConfig)> = view
-            .live_partitions()
-            .filter(|(_, config)| config.is_member(node))
-            .map(|(table, config)| (config.gpid, (table.info.clone(), (**config).clone())))
-            .collect();
-        let mut garbage = Vec::new();
-        for replica in &report.replicas {
-            let (Some(table), Some(config)) = (view.table(replica.gpid.app_id), view.partition(replica.gpid))
-            else {
-                // Never collected: it may be a server of another cluster (replication.md 9.1 H10).
-                if state.strange_tables.len() < MAX_STRANGE
-                    && state.strange_tables.insert(replica.gpid.app_id)
-                {
-                    tracing::warn!(%node, gpid = %replica.gpid, "reports a replica of a table that nobody knows");
-                }
-                continue;
-            };
-            if config.is_member(node) {
-                continue;
-            }
-            if is_garbage(state, table, config, replica, node) {
-                garbage.push(replica.gpid);
-            } else if config.ballot > replica.ballot {
-                // So that it learns that it is out.
-                configs.insert(replica.gpid, (table.info.clone(), (**config).clone()));
+        for gpid in answer.strange {
+            if state.strange_tables.len() < MAX_STRANGE && state.strange_tables.insert(gpid.app_id) {
+                tracing::warn!(%node, %gpid, "reports a replica of a table that nobody knows");
             }
         }
         state.dirty = true;
@@ -150,8 +128,8 @@ impl ReplicaFacing {
         ConfigSyncAck {
             err: ErrorCode::Ok,
             leader: self.me(),
-            configs: configs.into_values().collect(),
-            garbage,
+            configs: answer.configs,
+            garbage: answer.garbage,
         }
     }
 
@@ -217,20 +195,6 @@ const HOLD_LOOK: Duration = Duration::from_millis(50);
 
 /// Tables told as strange: nodes of other clusters could name many.
 const MAX_STRANGE: usize = 1000;
-
-/// Nobody wants the replica any more.
-fn is_garbage(
-    state: &crate::leader::State,
-    table: &pegasus_placement::Table,
-    config: &PartitionConfig,
-    replica: &ReplicaReport,
-    node: &Node,
-) -> bool {
-    if table.is_dropped() {
-        return replica.ballot <= config.ballot && tables::is_expired(&table.info, wall_s());
-    }
-    state.cure.is_surplus(config, &state.liveness, replica, node)
-}
 
 impl MetaPeer for PeerPort {
     async fn beacon(self, _: Context, beacon: Beacon) -> BeaconAck {
