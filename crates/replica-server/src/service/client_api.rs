@@ -125,7 +125,13 @@ fn write(shell: &Rc<Shell>, write: Write, waited: bool) {
         Enqueued::Refused => {}
         Enqueued::Queued => shell.wake.notify_one(),
         Enqueued::HeldUp(verdict, write) => {
-            held.up(shell, verdict, *write, |write| write.reply, |shell, held| self::write(shell, held, true));
+            held.up(
+                shell,
+                verdict,
+                *write,
+                |write| write.reply,
+                |shell, held| self::write(shell, held, true),
+            );
         }
     }
 }
