@@ -55,3 +55,4 @@ pub use event::{Event, Fault, Recovered};
 pub use node::{Admission, NodeCore, Serving};
 pub use options::{Options, Sabotage};
 pub use replay::{Replay, ReplayError};
+pub use role::may_begin_empty;

@@ -8,12 +8,12 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use leader::Leader;
-use pegasus_pacifica::Event;
+use pegasus_pacifica::{Event, may_begin_empty};
 use pegasus_rpc::peer::{CallError, MetaClient, PeerPool};
 use pegasus_types::meta::{
     Beacon, BeaconAck, ChangeReply, ChangeRequest, ConfigSync, ConfigSyncAck, QueryReply,
 };
-use pegasus_types::{AppInfo, AppStatus, ErrorCode, Gpid, Node, PartitionConfig};
+use pegasus_types::{AppInfo, ErrorCode, Gpid, Node, PartitionConfig};
 use pushes::{Asked, Pushes};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
@@ -312,7 +312,7 @@ fn adopt(shell: &Rc<Shell>, configs: Vec<(AppInfo, PartitionConfig)>) {
             if state.replicas.contains_key(&gpid) {
                 is_out |= !config.is_member(&shell.me);
                 replica_files::update_app(state, shell, &app, gpid);
-            } else if app.status == AppStatus::Creating && config.is_member(&shell.me) && state.opening == 0 {
+            } else if may_begin_empty(app.status, &config, &shell.me) && state.opening == 0 {
                 new.push((app, config));
                 continue;
             }

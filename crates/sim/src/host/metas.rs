@@ -1,8 +1,8 @@
 //! What is asked of the meta-servers and told them, and what they say.
 
-use pegasus_pacifica::Event;
+use pegasus_pacifica::{Event, may_begin_empty};
 use pegasus_types::meta::{Beacon, ChangeReply, ChangeRequest, ReplicaStatus};
-use pegasus_types::{AppInfo, AppStatus, Gpid, Node, PartitionConfig};
+use pegasus_types::{AppInfo, Gpid, Node, PartitionConfig};
 
 use super::files::ReplicaFile;
 use super::{Ask, Cx, Host};
@@ -53,7 +53,7 @@ impl Host {
     /// A configuration from the meta. Only while the table is being created may a member begin empty.
     pub(super) fn configured(&mut self, cx: &mut Cx<'_>, info: &AppInfo, config: PartitionConfig) {
         let gpid = config.gpid;
-        let creating = info.status == AppStatus::Creating && config.is_member(&self.node);
+        let creating = may_begin_empty(info.status, &config, &self.node);
         let opened = self.process.as_ref().is_some_and(|p| p.opening == 0);
         if creating && opened && !self.files.contains_key(&gpid) {
             let copy_id = cx.bus.dice.roll();
