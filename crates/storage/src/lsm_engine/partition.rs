@@ -50,6 +50,8 @@ pub struct Partition {
     pub(super) published: Mutex<HashSet<u64>>,
     pub(super) flush_queued: AtomicBool,
     pub(super) compact_queued: AtomicBool,
+    /// Rows are copied into it, in key order, and not all are here yet.
+    pub(super) loading: AtomicBool,
     pub(super) max_memtable_age: Duration,
 }
 
@@ -128,6 +130,7 @@ impl Partition {
             published: Mutex::new(published),
             flush_queued: AtomicBool::new(false),
             compact_queued: AtomicBool::new(false),
+            loading: AtomicBool::new(false),
         });
         Ok(partition)
     }
@@ -156,6 +159,7 @@ impl Partition {
     pub fn load(self: &Arc<Self>, rows: &Bytes) -> Result<(), EngineError> {
         let mut writer = lock(&self.writer);
         memtable::validate(rows)?;
+        self.loading.store(true, Ordering::Release);
         self.insert(&mut writer, self.applied(), rows);
         self.seal_when_full(&mut writer);
         Ok(())
@@ -166,6 +170,7 @@ impl Partition {
         writer.since.get_or_insert_with(Instant::now);
         self.purge.newest_committed_us.fetch_max(timestamp_us, Ordering::AcqRel);
         self.applied.fetch_max(decree.0, Ordering::AcqRel);
+        self.loading.store(false, Ordering::Release);
         drop(writer);
         self.seal();
         self.flush_sealed()

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 
+use pegasus_types::mutation::BodyBuilder;
+
 use super::*;
 use crate::engine::new_factory;
 use crate::ops::test_support::Store;
@@ -205,4 +207,43 @@ fn rows_that_are_overwritten_all_the_time_are_flushed_for_the_sake_of_the_log() 
         assert!(std::time::Instant::now() < deadline, "200 KiB of mutations pin the log");
         std::thread::sleep(std::time::Duration::from_millis(5));
     }
+}
+
+/// Else a copy of a partition costs the disk three times its size, and clients of the node feel it.
+#[test]
+fn rows_that_are_copied_in_are_written_once() {
+    const MEMTABLES: u64 = 12;
+    let root = tempfile::tempdir().unwrap();
+    let options = EngineOptions { memtable_bytes: 32 << 10, ..EngineOptions::default() };
+    let factory = new_factory(EngineKind::Lsm, options);
+    let engine = factory.open(root.path()).unwrap();
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    let mut rows = 0;
+    for flushed in 0..MEMTABLES {
+        while factory.stats().flushes == flushed {
+            let mut body = BodyBuilder::default();
+            // Does not compress.
+            let value: Vec<u8> = (0..4096).map(|_| rand::random()).collect();
+            body.put(&format!("\0\x01h{rows:08}").as_bytes(), [&value[..], b""]);
+            engine.load(&body.finish()).unwrap();
+            rows += 1;
+            // Memtables become full one after the other, and compaction finds each table.
+            while factory.stats().queued_tasks > 0 {
+                assert!(std::time::Instant::now() < deadline, "{:?}", factory.stats());
+                std::thread::sleep(std::time::Duration::from_millis(1));
+            }
+        }
+    }
+    engine.finish_load(Decree(7), 1).unwrap();
+    let written = contents(&*engine).unwrap().len();
+    drop(engine);
+    let tables = fs::read_dir(root.path().join("lsm").join("tables")).unwrap();
+    let ids: Vec<u64> =
+        tables.map(|entry| entry.unwrap().file_name().to_str().unwrap().parse().unwrap()).collect();
+    let (first, last) = (*ids.iter().min().unwrap(), *ids.iter().max().unwrap());
+    assert_eq!(ids.len() as u64, last - first + 1, "all tables that were ever written are there: {ids:?}");
+    assert!(ids.len() as u64 > MEMTABLES, "{ids:?}");
+    let engine = factory.open(root.path()).unwrap();
+    assert_eq!((engine.durable_decree(), written), (Decree(7), rows));
+    assert_eq!(contents(&*engine).unwrap().len(), rows);
 }

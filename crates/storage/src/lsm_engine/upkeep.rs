@@ -119,7 +119,10 @@ impl Partition {
     fn write_tables(&self, sealed: &Sealed) -> Result<(), EngineError> {
         let rows = sealed.rows.range(Bound::Unbounded, Bound::Unbounded, false, Decree(i64::MAX));
         let decree = Bytes::copy_from_slice(&encode_decree(sealed.decree, sealed.newest_timestamp_us));
-        let rows = rows.chain([(Bytes::from_static(&DECREE_KEY), Some(decree))]);
+        // While rows come in key order, tables without it overlap no others, so that compaction moves them to where they
+        // stay instead of writing them again and again. Nobody needs the decree of half a copy.
+        let is_whole = !self.loading.load(Ordering::Acquire);
+        let rows = rows.chain(is_whole.then(|| (Bytes::from_static(&DECREE_KEY), Some(decree))));
         guarded("flush", || {
             let seqno = self.seqno.next();
             let items = rows.map(|(key, change)| {
