@@ -90,6 +90,7 @@ goodbye() {
   fi
   # Nobody writes there any more; bash would tell of each of them.
   exec 2>/dev/null
-  kill -9 -1 || true
+  # All in this namespace, of which this script is the first process; nowhere else.
+  [[ $$ != 1 ]] || kill -9 -1 || true
   rm -rf "$work"
 }
