@@ -12,7 +12,8 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 pub fn http_get(address: SocketAddrV4, path: &str) -> String {
     let mut stream = TcpStream::connect(address).expect("the server listens");
     stream.set_read_timeout(Some(ANSWER_WITHIN)).expect("a timeout can be set");
-    write!(stream, "GET {path} HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n").expect("it listens");
+    write!(stream, "GET {path} HTTP/1.1\r\nhost: h\r\naccept: text/plain\r\nconnection: close\r\n\r\n")
+        .expect("it listens");
     let mut answer = String::new();
     let _ = stream.read_to_string(&mut answer); // what came is looked at
     answer

@@ -12,7 +12,8 @@ const BODY_BYTES_MAX: usize = 32 << 20;
 pub async fn http_get(node: &Node, path: &str) -> Result<String, String> {
     let fail = |what: &str, error: std::io::Error| format!("{what}: {error}");
     let mut stream = TcpStream::connect(node.as_str()).await.map_err(|error| fail("connect", error))?;
-    let request = format!("GET {path} HTTP/1.0\r\nhost: {node}\r\n\r\n");
+    let request =
+        format!("GET {path} HTTP/1.0\r\nhost: {node}\r\naccept: text/plain, application/json\r\n\r\n");
     stream.write_all(request.as_bytes()).await.map_err(|error| fail("ask", error))?;
     let mut bytes = Vec::new();
     let mut limited = stream.take(BODY_BYTES_MAX as u64 + 1);

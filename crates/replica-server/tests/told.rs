@@ -6,7 +6,7 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 
 use serde_json::Value;
 use support::*;
@@ -36,13 +36,19 @@ fn field(line: &str, name: &str) -> f64 {
     after.split_whitespace().next().unwrap().parse().unwrap_or_else(|e| panic!("{name} in {line}: {e}"))
 }
 
-#[test]
-fn every_stage_of_a_slow_request_is_told_and_no_key() {
+/// What all servers of this process tell: each has a thread of its own, and who asks first decides for all.
+static LOG: LazyLock<Log> = LazyLock::new(|| {
     let log = Log::default();
     let to = log.clone();
     let told =
         tracing_subscriber::fmt().with_env_filter("pegasus_replica_server::slow=warn").with_ansi(false);
     told.with_writer(move || to.clone()).try_init().unwrap();
+    log
+});
+
+#[test]
+fn every_stage_of_a_slow_request_is_told_and_no_key() {
+    let log = LazyLock::force(&LOG);
     run(async || {
         // Whatever takes a nanosecond is slow.
         let all = "[pegasus.server]\nrocksdb_slow_query_threshold_ns = 1\n";
@@ -79,6 +85,7 @@ fn every_stage_of_a_slow_request_is_told_and_no_key() {
 
 #[test]
 fn numbers_are_told_as_tools_of_the_reference_ask_for_them() {
+    LazyLock::force(&LOG);
     run(async || {
         let cluster = cluster("").await;
         let client = Client::new(&cluster.meta, PARTITIONS);

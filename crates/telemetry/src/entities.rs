@@ -6,7 +6,7 @@
 //!               "metrics":[{"name":"put_requests","value":7}]}]}
 //! ```
 //!
-//! The same path gives Prometheus text when it is asked without parameters and without `Accept: application/json`.
+//! Whoever takes text, as Prometheus does, gets Prometheus text of the same path.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;

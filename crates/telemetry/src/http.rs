@@ -139,9 +139,12 @@ async fn metrics(State(base): State<Arc<Base>>, request: Request) -> Response {
 }
 
 /// What a request of `/metrics` asks of [`Entities`]: None when it wants Prometheus text, an answer when it is wrong.
+/// Text goes to who says that he takes it, as Prometheus does; tools of Apache Pegasus say nothing and expect JSON
+/// (metrics.md 2).
 pub fn asked_entities(uri: &Uri, headers: &HeaderMap) -> Option<Result<entities::Query, Response>> {
     let accepts = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    if uri.query().is_none_or(str::is_empty) && !accepts.contains("application/json") {
+    let takes_text = ["text/plain", "application/openmetrics-text"].iter().any(|text| accepts.contains(text));
+    if takes_text && uri.query().is_none_or(str::is_empty) {
         return None;
     }
     let query = Query::<Vec<(String, String)>>::try_from_uri(uri).map_err(|error| error.to_string());
@@ -256,8 +259,16 @@ mod tests {
             ("GET /config?name=nope HTTP/1.1", "200 OK", "ERR_OBJECT_NOT_FOUND"),
             ("GET /config HTTP/1.1", "400 Bad Request", "name should be specified"),
             ("POST /configs HTTP/1.1\r\ncontent-length: 0", "200 OK", "{\"server_list\":{"),
-            ("GET /metrics HTTP/1.1", "200 OK", "# TYPE resident_mem_usage_mb gauge"),
-            ("GET /metrics HTTP/1.1\r\naccept: text/plain;version=0.0.4", "200 OK", "# TYPE process_threads"),
+            ("GET /metrics HTTP/1.1\r\naccept: text/plain", "200 OK", "# TYPE resident_mem_usage_mb gauge"),
+            // As Prometheus asks.
+            (
+                "GET /metrics HTTP/1.1\r\naccept: application/openmetrics-text;version=1.0.0,*/*;q=0.1",
+                "200 OK",
+                "# TYPE process_threads",
+            ),
+            // As curl asks.
+            ("GET /metrics HTTP/1.1\r\naccept: */*", "200 OK", "{\"cluster\":\"c\",\"entities\":[{"),
+            ("GET /metrics HTTP/1.1", "200 OK", "{\"cluster\":\"c\",\"entities\":[{"),
             (
                 "GET /metrics HTTP/1.1\r\naccept: application/json",
                 "200 OK",

@@ -74,7 +74,7 @@ pub enum MoveError {
     #[error("{place}: {error}")]
     Store { place: String, error: StoreError },
     #[error(
-        "{place}: {by} leads there. Stop all meta-servers first; one that was killed is forgotten after a session \
+        "{place}: {by} leads there, or waits for it. Stop all meta-servers first; one that was killed is forgotten after a session \
          timeout of the store"
     )]
     Held { place: String, by: String },
@@ -143,7 +143,14 @@ impl<'a> Held<'a> {
         let error = match outcome {
             Ok(Ok(Leadership::Leading(fence))) => {
                 let store = FencedStore::new(place.store.clone(), fence);
-                return Ok(Self { place, store, stop, election });
+                let held = Self { place, store, stop, election };
+                let error = match held.other_candidate().await {
+                    Ok(None) => return Ok(held),
+                    Ok(Some(by)) => MoveError::Held { place: name, by },
+                    Err(error) => held.error(error),
+                };
+                held.give_back().await;
+                return Err(error);
             }
             Ok(Ok(Leadership::Standby { leader: Some(by) })) => {
                 MoveError::Held { place: name, by: by.to_string() }
@@ -153,6 +160,18 @@ impl<'a> Held<'a> {
         let _ = stop.send(());
         let _ = election.await;
         Err(error)
+    }
+
+    /// A meta-server that stands for election: it lives, and would lead as soon as this one does not.
+    pub(crate) async fn other_candidate(&self) -> Result<Option<String>, StoreError> {
+        let line = self.place.tree.leader_lock(&self.place.lock_root);
+        for name in self.place.store.children(&line).await? {
+            let Some(candidate) = self.place.store.get(&format!("{line}/{name}")).await? else { continue };
+            if candidate.bytes != ME.as_bytes() {
+                return Ok(Some(String::from_utf8_lossy(&candidate.bytes).into_owned()));
+            }
+        }
+        Ok(None)
     }
 
     pub(crate) fn place(&self) -> &'a Place {

@@ -171,6 +171,18 @@ mod tests {
         assert!(told.contains("m1:34601 leads there"), "{told}");
         session.delete("/pegasus/c1/lock/dsn.meta.server.leader/LOCKNODE0000000000", None).await.unwrap();
 
+        // One that comes when nobody leads is second in line, and lives as well.
+        let held = Held::take(&place).await.unwrap();
+        let path = "/pegasus/c1/lock/dsn.meta.server.leader/LOCKNODE".to_owned();
+        let join = Op::Create { path, bytes: "m2:34601".into(), mode: Mode::EphemeralSequential };
+        session.multi(vec![join]).await.unwrap();
+        assert_eq!(held.other_candidate().await.unwrap().as_deref(), Some("m2:34601"));
+        held.give_back().await;
+        for name in session.children("/pegasus/c1/lock/dsn.meta.server.leader").await.unwrap() {
+            let path = format!("/pegasus/c1/lock/dsn.meta.server.leader/{name}");
+            session.delete(&path, None).await.unwrap();
+        }
+
         // Given up, nothing has changed.
         Removal::begin(&place).await.unwrap().give_up().await;
         let removal = Removal::begin(&place).await.unwrap();

@@ -212,6 +212,11 @@ fn a_disk_that_is_not_mounted_is_missing_and_not_empty() {
     };
     let server = start(1);
     primaries(8);
+    // Before that nobody has written to it, and replicas that are missing may be made again.
+    wait("the table is made", || {
+        let told = http_get(&format!("http://{host}:34601/meta/apps"));
+        if told.contains("AVAILABLE") { Ok(()) } else { Err(told) }
+    });
     end(server);
 
     // The place where the second one is mounted, without it.

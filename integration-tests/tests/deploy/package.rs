@@ -52,7 +52,7 @@ pub fn http_get(url: &str) -> String {
     let mut answer = String::new();
     if let Ok(mut stream) = std::net::TcpStream::connect(host) {
         stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-        let asked = write!(stream, "GET {path} HTTP/1.0\r\nhost: {host}\r\n\r\n");
+        let asked = write!(stream, "GET {path} HTTP/1.0\r\nhost: {host}\r\naccept: text/plain\r\n\r\n");
         let _ = asked.and_then(|()| stream.read_to_string(&mut answer)); // what came until then
     }
     answer

@@ -1,4 +1,4 @@
-//! Numbers of this node as entities, for `GET /metrics` with parameters (metrics.md 3): the server, its replicas, its
+//! Numbers of this node as entities, for `GET /metrics` as JSON (metrics.md 2): the server, its replicas, its
 //! disks. Names and units are those of Apache Pegasus where it has them.
 
 use std::rc::Rc;

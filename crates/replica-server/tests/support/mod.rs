@@ -601,7 +601,8 @@ pub fn put(hash_key: &str, sort_key: &str, value: &str) -> Request {
 
 pub async fn http_get(node: &TestNode, path: &str) -> String {
     let mut stream = tokio::net::TcpStream::connect(node.address()).await.unwrap();
-    let request = format!("GET {path} HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n");
+    let request =
+        format!("GET {path} HTTP/1.1\r\nhost: h\r\naccept: text/plain\r\nconnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut text = String::new();
     stream.read_to_string(&mut text).await.unwrap();
