@@ -224,7 +224,7 @@ fn rows_that_are_copied_in_are_written_once() {
             let mut body = BodyBuilder::default();
             // Does not compress.
             let value: Vec<u8> = (0..4096).map(|_| rand::random()).collect();
-            body.put(&format!("\0\x01h{rows:08}").as_bytes(), [&value[..], b""]);
+            body.put(format!("\0\x01h{rows:08}").as_bytes(), [&value[..], b""]);
             engine.load(&body.finish()).unwrap();
             rows += 1;
             // Memtables become full one after the other, and compaction finds each table.
