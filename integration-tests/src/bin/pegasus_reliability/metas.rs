@@ -16,7 +16,7 @@ use pegasus_onebox::{ZooKeeper, ZooKeeperPlan};
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 
-use crate::netns::{Bridge, Net, Server, Servers};
+use crate::netns::{Bridge, Net, Server, Servers, wait_healthy};
 use crate::part::Rows;
 
 const OTHERS: Bridge = Bridge { name: "others", prefix: "10.213.1" };
@@ -177,14 +177,8 @@ impl World {
 
     async fn client(&self) -> Result<Cluster> {
         let client = Cluster::new(&metas(), pegasus_client::Options::default())?;
-        let begun = Instant::now();
-        loop {
-            match client.wait_healthy("temp", Duration::from_secs(5)).await {
-                Ok(()) => return Ok(client),
-                Err(error) if begun.elapsed() >= HEALTHY_WITHIN => return Err(error.into()),
-                Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
-            }
-        }
+        wait_healthy(&client, HEALTHY_WITHIN).await?;
+        Ok(client)
     }
 
     /// Which meta-server leads.

@@ -10,8 +10,10 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use pegasus_client::Cluster;
 use rustix::process::{Pid, Signal, kill_process};
 
 #[derive(Clone, Copy, Debug)]
@@ -41,6 +43,12 @@ impl Bridge {
         ip(&["link", "set", &self.wire(place), "master", self.name])
     }
 
+    fn mac(self) -> String {
+        let numbers = self.prefix.split('.').map(|number| number.parse().unwrap_or(0));
+        let numbers: Vec<_> = numbers.map(|number: u8| format!("{number:02x}")).collect();
+        format!("02:00:00:{}", numbers.join(":"))
+    }
+
     fn wire(self, place: usize) -> String {
         format!("{}{}", self.name, place + 1)
     }
@@ -66,7 +74,9 @@ impl Net {
         }
         for bridge in bridges {
             let name = bridge.name;
-            ip(&["-n", hub, "link", "add", name, "type", "bridge"])?;
+            // Of its own: else it is that of a wire, and what comes in by that wire is taken also when the wire is unplugged.
+            let mac = bridge.mac();
+            ip(&["-n", hub, "link", "add", name, "address", &mac, "type", "bridge"])?;
             ip(&["-n", hub, "addr", "add", &format!("{}/24", bridge.hub()), "dev", name])?;
             ip(&["-n", hub, "link", "set", name, "up"])?;
             for (i, place) in self.places.iter().enumerate() {
@@ -187,6 +197,18 @@ impl Drop for Servers {
         for (_, child) in self.servers.values_mut() {
             let _ = child.kill();
             let _ = child.wait();
+        }
+    }
+}
+
+/// Until all partitions of `temp` have all their replicas; also while the servers are still starting.
+pub async fn wait_healthy(client: &Cluster, within: Duration) -> Result<()> {
+    let begun = Instant::now();
+    loop {
+        match client.wait_healthy("temp", Duration::from_secs(5)).await {
+            Ok(()) => return Ok(()),
+            Err(error) if begun.elapsed() >= within => return Err(error.into()),
+            Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
         }
     }
 }
