@@ -23,7 +23,7 @@ use crate::clock;
 use crate::metrics::Op;
 use crate::node::{NodeState, Shell};
 use crate::partition::inflight::Waiting;
-use crate::partition::queue::DEFAULT_TIMEOUT_MS;
+use crate::partition::queue::{DEFAULT_TIMEOUT_MS, timeout_ms};
 use crate::slow::Slow;
 use crate::units;
 
@@ -96,10 +96,7 @@ impl Parked {
 
 /// How long a request may wait here: nearly as long as its client does, so that the refusal still arrives.
 pub fn deadline(now: Millis, head: &RequestHead) -> Millis {
-    let timeout = match u64::from(head.client_timeout_ms) {
-        0 => DEFAULT_TIMEOUT_MS,
-        ms => ms,
-    };
+    let timeout = timeout_ms(head);
     now + (timeout - timeout / 8)
 }
 
@@ -335,22 +332,14 @@ impl NodeState {
             // It carries the value that was checked.
             Serving::Yes if parked.reply().is_clogged() => parked.refuse(self, ErrorCode::Busy),
             Serving::Yes => {
-                if let What::Answer(mut waiting) = parked.what {
-                    waiting.set_decree(-1);
-                    let took = clock::mono_us().saturating_sub(waiting.arrived_us);
+                if let What::Answer(waiting) = parked.what {
                     let units = units::read_by_write(&waiting.response);
                     if let Some(replica) = self.replicas.get_mut(&parked.gpid) {
                         replica.counts.read_units += units;
                         replica.counts.answered(waiting.op, waiting.reply.frame_bytes() as u64);
                     }
-                    let metrics = self.metrics.table(parked.gpid.app_id).op(waiting.op);
-                    metrics.answered.record(took);
-                    metrics.read_units += units;
-                    let (arrived, op) = (waiting.arrived_us, waiting.op);
-                    self.look_at_time(parked.gpid, op, &waiting.reply, arrived, took, |slow| {
-                        slow.write(None)
-                    });
-                    waiting.reply.write(waiting.response);
+                    self.metrics.table(parked.gpid.app_id).op(waiting.op).read_units += units;
+                    self.send_answer(parked.gpid, waiting, -1, None);
                 }
             }
         }

@@ -236,13 +236,24 @@ impl NodeState {
         &mut self,
         now: Millis,
         gpid: Gpid,
-        mut waiting: Waiting<ReplyTo>,
+        waiting: Waiting<ReplyTo>,
         decree: i64,
         times: Option<Times>,
     ) {
         if waiting.is_read {
             return self.send_or_park(Parked::answer(now, gpid, waiting));
         }
+        self.send_answer(gpid, waiting, decree, times);
+    }
+
+    /// Answers a write, whatever it was decided on.
+    pub fn send_answer(
+        &mut self,
+        gpid: Gpid,
+        mut waiting: Waiting<ReplyTo>,
+        decree: i64,
+        times: Option<Times>,
+    ) {
         waiting.set_decree(decree);
         let took = clock::mono_us().saturating_sub(waiting.arrived_us);
         self.metrics.table(gpid.app_id).op(waiting.op).answered.record(took);

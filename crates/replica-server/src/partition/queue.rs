@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 
+use pegasus_rpc::wire::frame::RequestHead;
 use pegasus_types::Millis;
 use pegasus_types::data::WriteRequest;
 
@@ -17,6 +18,14 @@ pub const MAX_BYTES: usize = 64 << 20;
 pub const BUSY_AFTER_MS: u64 = 1_000;
 /// For clients that send no timeout (Python, Node); their own default is 1 to 2 s.
 pub const DEFAULT_TIMEOUT_MS: u64 = 5_000;
+
+/// How long the client waits.
+pub fn timeout_ms(head: &RequestHead) -> u64 {
+    match u64::from(head.client_timeout_ms) {
+        0 => DEFAULT_TIMEOUT_MS,
+        ms => ms,
+    }
+}
 
 /// A client's write with where its answer goes (`R`).
 #[derive(Debug)]

@@ -1,6 +1,6 @@
 //! When the mutations of a primary passed their stages, for what is told of slow writes.
 //!
-//! Costs two readings of the clock per mutation and two per batch that is logged or applied, so it is always on.
+//! Costs three readings of the clock per mutation and one per batch that is logged, so it is always on.
 
 use std::collections::VecDeque;
 

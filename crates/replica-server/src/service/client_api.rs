@@ -14,7 +14,7 @@ use super::remote_command;
 use crate::clock;
 use crate::metrics::Op;
 use crate::node::{NodeState, Shell};
-use crate::partition::queue::{DEFAULT_TIMEOUT_MS, Queued};
+use crate::partition::queue::{Queued, timeout_ms};
 use crate::reads::{self, Read};
 use crate::throttle::{Kind, Verdict};
 
@@ -65,14 +65,6 @@ impl ClientService for ClientApi {
     }
 }
 
-/// How long a client waits.
-fn timeout_ms(head: &RequestHead) -> u64 {
-    match u64::from(head.client_timeout_ms) {
-        0 => DEFAULT_TIMEOUT_MS,
-        ms => ms,
-    }
-}
-
 fn admit_read(shell: &Rc<Shell>, now: Millis, asked: Read) {
     let kind = if asked.head.is_backup { Kind::BackupRead } else { Kind::Read };
     let bytes = asked.reply.frame_bytes();
@@ -87,14 +79,20 @@ fn admit_read(shell: &Rc<Shell>, now: Millis, asked: Read) {
     });
     let held = Held { gpid: asked.gpid, kind, op: Op::of_read(&asked.request), bytes };
     match verdict {
-        Verdict::Pass => read(shell, asked),
-        verdict => held.up(shell, verdict, asked, |read| read.reply, read),
+        Verdict::Pass => read(shell, now, asked),
+        verdict => held.up(
+            shell,
+            verdict,
+            asked,
+            |read| read.reply,
+            |shell, held| read(shell, clock::boot_ms(), held),
+        ),
     }
 }
 
-fn read(shell: &Rc<Shell>, read: Read) {
+fn read(shell: &Rc<Shell>, now: Millis, read: Read) {
     let has_events = shell.with(|state| {
-        state.read(shell, clock::boot_ms(), read);
+        state.read(shell, now, read);
         !state.events.is_empty()
     });
     if has_events {
@@ -201,7 +199,7 @@ impl NodeState {
     /// The gates of replication.md 2.1, in their order.
     fn enqueue(&mut self, shell: &Shell, write: Write, waited: bool) -> Enqueued {
         let Write { gpid, frame_bytes, .. } = write;
-        let now = clock::boot_ms();
+        let now = if waited { clock::boot_ms() } else { write.arrived };
         let op = Op::of_write(&write.request);
         let refused = match self.replicas.get(&gpid) {
             None => Some(ErrorCode::ObjectNotFound),
