@@ -15,8 +15,7 @@ use crate::{persist, rivals};
 
 /// Between looks at the leader.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// What is stored is read again after this time: a leader whom others reach may have changed it. Reading 10,000
-/// partitions takes the store a part of a second.
+/// What is stored is read again after this time: a leader whom others reach may have changed it.
 const RELOAD: Duration = Duration::from_secs(3);
 
 /// Takes back what is told, however this ends.
