@@ -26,6 +26,7 @@ pub mod config;
 pub mod lost_power;
 
 mod clock;
+mod cold;
 mod disk;
 mod drain;
 mod effects;

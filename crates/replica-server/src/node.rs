@@ -20,6 +20,7 @@ use pegasus_types::message::HeartbeatAck;
 use pegasus_types::{AppId, AppInfo, Gpid, Node};
 use tokio::sync::Notify;
 
+use crate::cold::LoopReads;
 use crate::disk::Disk;
 use crate::file_lanes::FileLanes;
 use crate::learn_io::Teaching;
@@ -30,7 +31,7 @@ use crate::load::Broken;
 use crate::meta_link::MetaLink;
 use crate::metrics::Metrics;
 use crate::partition::Replica;
-use crate::reads::Parked;
+use crate::reads::{OffLoop, Parked};
 use crate::slow::Threshold;
 use crate::throttle::Delayed;
 use crate::waitlist::Waitlist;
@@ -65,8 +66,6 @@ pub struct Shell {
     pub learning: Arc<tokio::sync::Semaphore>,
     /// Read and take the rows of copies.
     pub copiers: Workers,
-    /// Ranged reads that run at a time, off the loop.
-    pub reading: Arc<tokio::sync::Semaphore>,
     pub dirs: Arc<DataDirs>,
     pub state: RefCell<NodeState>,
     pub wake: Notify,
@@ -118,8 +117,9 @@ pub struct NodeState {
     pub opening: usize,
     /// Replicas that are being made for tables that are being created.
     pub creating: BTreeSet<Gpid>,
-    /// Ranged reads that run or wait for a thread.
-    pub off_loop: usize,
+    pub ranged_reads: OffLoop,
+    pub cold_reads: OffLoop,
+    pub loop_reads: LoopReads,
     pub delayed: Delayed,
     pub(crate) effects: Vec<Effect>,
 }
@@ -150,7 +150,9 @@ impl NodeState {
             log_healthy: true,
             opening: 0,
             creating: BTreeSet::new(),
-            off_loop: 0,
+            ranged_reads: OffLoop::ranged(),
+            cold_reads: OffLoop::cold(),
+            loop_reads: LoopReads::default(),
             delayed: Delayed::default(),
             effects: Vec::new(),
         }

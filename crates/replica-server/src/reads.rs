@@ -1,10 +1,11 @@
 //! Reads: gate, engine, lease, answer.
 //!
-//! Short reads run on the loop, ranged ones on a thread that may block. The lease is looked at *after* the engine
+//! Short reads run on the loop, ranged ones and those that wait for the disk ([`crate::cold`]) on a thread. The lease is looked at *after* the engine
 //! was read (safety-rules.md 1.2): an answer that is given then was true while this node held the role. When the
 //! lease has a hole, the request is parked and read again after the next grant.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use pegasus_pacifica::Serving;
@@ -16,10 +17,11 @@ use pegasus_types::data::{MultiGetRequest, ReadRequest, ReadResponseBody, Storag
 use pegasus_types::meta::ReplicaStatus;
 use pegasus_types::time::epoch_seconds;
 use pegasus_types::{Ballot, ErrorCode, Gpid, Millis};
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use crate::clock;
+use crate::cold;
 use crate::metrics::Op;
 use crate::node::{NodeState, Shell};
 use crate::partition::inflight::Waiting;
@@ -38,8 +40,36 @@ const RANGE_ON_LOOP: ReadLimits = ReadLimits {
     scan_iterations: 128,
     time: Duration::from_millis(5),
 };
-/// Ranged reads that may wait for a thread.
-pub const MAX_OFF_LOOP: usize = 1_000;
+
+/// What is read on threads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// Takes a processor.
+    Ranged,
+    /// Waits for the disk.
+    Cold,
+}
+
+/// Reads on threads.
+#[derive(Debug)]
+pub struct OffLoop {
+    threads: Arc<Semaphore>,
+    /// For one of them.
+    waiting: usize,
+    most: usize,
+}
+
+impl OffLoop {
+    /// Ranged reads: enough to use the processors, few enough to leave them to the loop.
+    pub fn ranged() -> Self {
+        Self { threads: Arc::new(Semaphore::new(4)), waiting: 0, most: 1_000 }
+    }
+
+    /// Short reads: as many as a disk serves beside each other.
+    pub fn cold() -> Self {
+        Self { threads: Arc::new(Semaphore::new(32)), waiting: 0, most: 20_000 }
+    }
+}
 
 /// A client's read.
 #[derive(Debug)]
@@ -53,6 +83,8 @@ pub struct Read {
     pub began_us: u64,
     /// Until then it may wait for the lease.
     pub deadline: Millis,
+    /// Whether a thread has waited for the disk for it; None as long as only the loop has read.
+    pub from_disk: Option<bool>,
     /// As what primary this node began to read: what was read under one reign may be old in the next.
     pub reign: Option<Ballot>,
 }
@@ -102,19 +134,17 @@ pub fn deadline(now: Millis, head: &RequestHead) -> Millis {
 
 /// A thread to read on, once the client has taken enough of its earlier answers. None when that takes too long, or
 /// too many wait for a thread.
-async fn thread_for(shell: &Shell, read: &Read) -> Option<OwnedSemaphorePermit> {
+async fn thread_for(shell: &Shell, kind: Kind, read: &Read) -> Option<OwnedSemaphorePermit> {
     let end = deadline(clock::boot_ms(), &read.head);
     while read.reply.is_wanted() {
-        let may_wait = shell.with(|state| {
-            let may_wait = state.off_loop < MAX_OFF_LOOP;
-            state.off_loop += usize::from(may_wait);
-            may_wait
-        });
-        if !may_wait {
-            return None;
-        }
-        let permit = shell.reading.clone().acquire_owned().await;
-        shell.with(|state| state.off_loop -= 1);
+        let threads = shell.with(|state| {
+            let off_loop = state.off_loop(kind);
+            let may_wait = off_loop.waiting < off_loop.most;
+            off_loop.waiting += usize::from(may_wait);
+            may_wait.then(|| off_loop.threads.clone())
+        })?;
+        let permit = threads.acquire_owned().await;
+        shell.with(|state| state.off_loop(kind).waiting -= 1);
         // Looked at with the thread in hand: else all that wait would see the room for one.
         if read.reply.has_room() {
             return permit.ok();
@@ -127,6 +157,13 @@ async fn thread_for(shell: &Shell, read: &Read) -> Option<OwnedSemaphorePermit> 
 }
 
 impl NodeState {
+    fn off_loop(&mut self, kind: Kind) -> &mut OffLoop {
+        match kind {
+            Kind::Ranged => &mut self.ranged_reads,
+            Kind::Cold => &mut self.cold_reads,
+        }
+    }
+
     pub fn refuse(&mut self, gpid: Gpid, op: Op, reply: ReplyTo, code: ErrorCode) {
         if let Some(replica) = self.replicas.get_mut(&gpid) {
             replica.counts.failed += 1;
@@ -147,23 +184,29 @@ impl NodeState {
             return self.park(now, Parked { gpid, deadline, what: What::Read(read) });
         }
         let Some(replica) = self.replicas.get_mut(&gpid) else { return };
+        let is_cold = replica.warmth.is_cold();
         let limits = shell.settings.read_limits;
         let at = ReadAt { epoch_now: epoch_seconds(clock::wall_us()), limits };
         let result = match &read.request {
+            request if is_cold && names_keys(request) => {
+                return self.read_off_loop(shell, Kind::Cold, read);
+            }
             ReadRequest::Get { .. } | ReadRequest::Ttl { .. } => {
                 ops::read(&read.request, &*replica.engine, &at)
             }
             ReadRequest::BatchGet(keys) if keys.keys.len() <= KEYS_ON_LOOP => {
                 ops::read(&read.request, &*replica.engine, &at)
             }
-            ReadRequest::MultiGet(get) if get.sort_keys.len() <= KEYS_ON_LOOP => {
+            ReadRequest::MultiGet(get) if !is_cold && get.sort_keys.len() <= KEYS_ON_LOOP => {
                 match ops::read(&read.request, &*replica.engine, &ReadAt { limits: on_loop(&limits), ..at }) {
-                    Ok(response) if is_cut(get, &response) => return self.read_off_loop(shell, read),
+                    Ok(response) if is_cut(get, &response) => {
+                        return self.read_off_loop(shell, Kind::Ranged, read);
+                    }
                     result => result,
                 }
             }
             ReadRequest::MultiGet(_) | ReadRequest::BatchGet(_) | ReadRequest::SortkeyCount { .. } => {
-                return self.read_off_loop(shell, read);
+                return self.read_off_loop(shell, Kind::Ranged, read);
             }
             ReadRequest::GetScanner(request) => {
                 let check = hash_check(gpid, &replica.meta.app);
@@ -228,16 +271,22 @@ impl NodeState {
         }
         let bytes = payload(&response);
         let units = units::of_read(&read.request, &response);
+        let answered_us = clock::mono_us();
+        let from_disk = read.from_disk.unwrap_or_else(|| {
+            let took_us = answered_us.saturating_sub(read.began_us);
+            self.loop_reads.was_from_disk(took_us)
+        });
         if let Some(replica) = self.replicas.get_mut(&gpid) {
             replica.counts.reads += 1;
             replica.counts.read_bytes += bytes;
             replica.limits.has_read(bytes);
             replica.counts.read_units += units;
             replica.counts.answered(op, bytes);
+            replica.warmth.read(from_disk);
         }
         let metrics = self.metrics.table(gpid.app_id).op(op);
         metrics.read_units += units;
-        let took = clock::mono_us().saturating_sub(read.arrived_us);
+        let took = answered_us.saturating_sub(read.arrived_us);
         metrics.answered.record(took);
         metrics.bytes += bytes;
         self.look_at_time(gpid, op, &read.reply, read.arrived_us, took, |slow| {
@@ -258,19 +307,18 @@ impl NodeState {
             }
             Begun::Page(job) => job,
         };
-        if job.most_records().is_some_and(|n| n <= KEYS_ON_LOOP) {
+        let is_cold = self.replicas.get(&read.gpid).is_some_and(|replica| replica.warmth.is_cold());
+        if !is_cold && job.most_records().is_some_and(|n| n <= KEYS_ON_LOOP) {
             let page = job.read(&at);
             return self.finish_scan(now, read, page);
         }
         let shell = shell.clone();
         tokio::task::spawn_local(async move {
-            let Some(permit) = thread_for(&shell, &read).await else {
+            let Some(permit) = thread_for(&shell, Kind::Ranged, &read).await else {
                 return shell.with(|state| state.refuse_busy(read));
             };
             read.began_us = clock::mono_us();
-            let page = tokio::task::spawn_blocking(move || job.read(&at))
-                .await
-                .unwrap_or_else(|panic| Err(EngineError::Panicked(panic.to_string())));
+            let page = on_thread(&mut read, move || job.read(&at)).await;
             drop(permit);
             shell.with(|state| state.finish_scan(clock::boot_ms(), read, page));
             shell.wake.notify_one();
@@ -285,21 +333,21 @@ impl NodeState {
         self.finish_read(read, response);
     }
 
-    fn read_off_loop(&mut self, shell: &Rc<Shell>, mut read: Read) {
+    fn read_off_loop(&mut self, shell: &Rc<Shell>, kind: Kind, mut read: Read) {
         let Some(replica) = self.replicas.get(&read.gpid) else { return };
+        self.metrics.cold_reads += u64::from(kind == Kind::Cold);
         let (shell, engine) = (shell.clone(), replica.engine.clone());
         tokio::task::spawn_local(async move {
-            let Some(permit) = thread_for(&shell, &read).await else {
+            let Some(permit) = thread_for(&shell, kind, &read).await else {
                 return shell.with(|state| state.refuse_busy(read));
             };
             read.began_us = clock::mono_us();
             let (request, limits) = (read.request.clone(), shell.settings.read_limits);
-            let result = tokio::task::spawn_blocking(move || {
+            let result = on_thread(&mut read, move || {
                 let at = ReadAt { epoch_now: epoch_seconds(clock::wall_us()), limits };
                 ops::read(&request, &*engine, &at)
             })
-            .await
-            .unwrap_or_else(|panic| Err(EngineError::Panicked(panic.to_string())));
+            .await;
             drop(permit);
             shell.with(|state| state.finish_read(read, result));
             // A failed engine is reported by an event.
@@ -377,6 +425,35 @@ impl NodeState {
         for parked in self.parked.take_if(gpid, |parked| matches!(parked.what, What::Answer(_))) {
             parked.refuse(self, ErrorCode::InvalidState);
         }
+    }
+}
+
+/// Notes whether the thread has waited for the disk.
+async fn on_thread<T: Send + 'static>(
+    read: &mut Read,
+    work: impl FnOnce() -> Result<T, EngineError> + Send + 'static,
+) -> Result<T, EngineError> {
+    let work = move || {
+        let before = cold::blocks_read();
+        let result = work();
+        (result, cold::blocks_read() > before)
+    };
+    match tokio::task::spawn_blocking(work).await {
+        Ok((result, from_disk)) => {
+            read.from_disk = Some(from_disk);
+            result
+        }
+        Err(panic) => Err(EngineError::Panicked(panic.to_string())),
+    }
+}
+
+/// Few keys, each with its row or nothing.
+fn names_keys(request: &ReadRequest) -> bool {
+    match request {
+        ReadRequest::Get { .. } | ReadRequest::Ttl { .. } => true,
+        ReadRequest::BatchGet(keys) => keys.keys.len() <= KEYS_ON_LOOP,
+        ReadRequest::MultiGet(get) => (1..=KEYS_ON_LOOP).contains(&get.sort_keys.len()),
+        _ => false,
     }
 }
 

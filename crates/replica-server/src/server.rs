@@ -33,8 +33,6 @@ use crate::service::http;
 use crate::service::peer_api::PeerApi;
 use crate::{clock, drain, watch};
 
-/// Ranged reads that run at a time: enough to use the processors, few enough to leave them to the loop.
-const RANGED_READS: usize = 4;
 /// At shutdown: until the last answers are out, and until memtables are on disk.
 const STOP_WITHIN: Duration = Duration::from_secs(3);
 const FLUSH_WITHIN: Duration = Duration::from_secs(5);
@@ -82,7 +80,6 @@ pub async fn start(config: Config, asked: Shutdown) -> anyhow::Result<Handle> {
         shutdown: shutdown.clone(),
         learning: Arc::new(Semaphore::new(config.replication.learn_app_max_concurrent_count as usize)),
         copiers: Workers::start().context("start the threads of copies")?,
-        reading: Arc::new(Semaphore::new(RANGED_READS)),
         dirs,
         state: RefCell::new(NodeState::new(core, disks)),
         wake: Notify::new(),

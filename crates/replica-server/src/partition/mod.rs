@@ -21,6 +21,7 @@ use pegasus_storage::ops::ScanContexts;
 use pegasus_storage::{PartitionEngine, ReplicaMeta};
 use pegasus_types::{Decree, Gpid};
 
+use crate::cold::Warmth;
 use crate::metrics::Op;
 use crate::throttle::Limits;
 use inflight::Inflight;
@@ -58,6 +59,7 @@ pub struct Replica {
     pub counts: Counts,
     /// What its table lets clients do.
     pub limits: Limits,
+    pub warmth: Warmth,
 }
 
 /// Since the replica was opened.
@@ -120,6 +122,7 @@ impl Replica {
             unreadable: Decree::ZERO,
             reported_failed: false,
             counts: Counts::default(),
+            warmth: Warmth::default(),
         }
     }
 }

@@ -37,6 +37,7 @@ impl ClientService for ClientApi {
                         reply,
                         arrived_us,
                         began_us: arrived_us,
+                        from_disk: None,
                         deadline,
                         reign: None,
                     };

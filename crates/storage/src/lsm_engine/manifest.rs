@@ -115,7 +115,7 @@ fn table_files(tables: &Path) -> Result<BTreeSet<u64>, EngineError> {
     table_ids(tables).map_err(|e| EngineError::io("list tables", e))
 }
 
-fn table_ids(tables: &Path) -> io::Result<BTreeSet<u64>> {
+pub(super) fn table_ids(tables: &Path) -> io::Result<BTreeSet<u64>> {
     let entries = match fs::read_dir(tables) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
         other => other?,

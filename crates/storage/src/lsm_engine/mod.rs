@@ -25,6 +25,7 @@ mod tables;
 mod tests;
 mod ttl;
 mod upkeep;
+mod writeback;
 
 use std::path::Path;
 use std::sync::Arc;

@@ -84,7 +84,11 @@ impl Partition {
             Found::Tree(listed) => manifest::set_unlisted_aside(dir, &listed)?,
         }
         let (seqno, purge) = (SequenceNumberCounter::default(), Arc::new(Purge::default()));
-        let filter = PurgeFactory { shared: Arc::clone(&purge), purge_after: shared.options.purge_after };
+        let filter = PurgeFactory {
+            shared: Arc::clone(&purge),
+            dir: dir.to_owned(),
+            purge_after: shared.options.purge_after,
+        };
         let tree = guarded("open the tree", || {
             Config::new(dir, seqno.clone(), SequenceNumberCounter::default())
                 .use_cache(Arc::clone(&shared.cache))

@@ -1,5 +1,7 @@
-//! What compaction drops: rows that have long expired. Also how a compaction is told to stop.
+//! What compaction drops: rows that have long expired. Also how a compaction is told to stop, and how its output is
+//! written behind.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -7,6 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use lsm_tree::compaction::filter::Context;
 use lsm_tree::compaction::{CompactionFilter, Factory, ItemAccessor, Verdict};
 
+use super::writeback::Writeback;
 use crate::engine::RESERVED_KEYS;
 use crate::schema::{Value, may_purge};
 
@@ -19,6 +22,8 @@ pub struct Purge {
 
 pub struct PurgeFactory {
     pub shared: Arc<Purge>,
+    /// Of the tree.
+    pub dir: PathBuf,
     pub purge_after: Duration,
 }
 
@@ -27,6 +32,7 @@ struct PurgeFilter {
     purge_after_s: u64,
     local_unix_s: u64,
     newest_committed_us: u64,
+    writeback: Writeback,
 }
 
 /// The partition is being closed.
@@ -45,6 +51,7 @@ impl Factory for PurgeFactory {
             purge_after_s: self.purge_after.as_secs(),
             local_unix_s: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
             newest_committed_us: self.shared.newest_committed_us.load(Ordering::Acquire),
+            writeback: Writeback::new(&self.dir),
         })
     }
 }
@@ -58,7 +65,9 @@ impl CompactionFilter for PurgeFilter {
             return Ok(Verdict::Keep);
         }
         // A value that cannot be decoded is for reads to complain about.
-        let Ok(value) = Value::decode(item.value()?.into()) else { return Ok(Verdict::Keep) };
+        let value = item.value()?;
+        self.writeback.wrote(item.key().len() + value.len());
+        let Ok(value) = Value::decode(value.into()) else { return Ok(Verdict::Keep) };
         let purge =
             may_purge(value.expire_ts(), self.purge_after_s, self.local_unix_s, self.newest_committed_us);
         Ok(if purge { Verdict::Remove } else { Verdict::Keep })

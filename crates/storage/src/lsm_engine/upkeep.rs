@@ -19,6 +19,7 @@ use super::partition::{Partition, lock};
 use super::state::{Sealed, State};
 use super::tables::Tables;
 use super::ttl;
+use super::writeback::Writeback;
 use crate::engine::{EngineError, Health};
 use crate::schema::{DECREE_KEY, encode_decree};
 
@@ -123,12 +124,14 @@ impl Partition {
         // stay instead of writing them again and again. Nobody needs the decree of half a copy.
         let is_whole = !self.loading.load(Ordering::Acquire);
         let rows = rows.chain(is_whole.then(|| (Bytes::from_static(&DECREE_KEY), Some(decree))));
+        let mut writeback = Writeback::new(&self.dir);
         guarded("flush", || {
             let seqno = self.seqno.next();
             let items = rows.map(|(key, change)| {
                 if self.is_closed() {
                     return Err(ttl::stopped());
                 }
+                writeback.wrote(key.len() + change.as_ref().map_or(0, Bytes::len));
                 Ok(match change {
                     Some(value) => InternalValue::from_components(key, value, seqno, ValueType::Value),
                     None => InternalValue::new_tombstone(key, seqno),
