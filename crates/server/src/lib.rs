@@ -34,6 +34,8 @@ pub use settings::{Settings, sections};
 
 /// The configuration cannot work as it is.
 const EXIT_CONFIG: u8 = 78;
+/// What a Unix shell says of a program that SIGPIPE has ended.
+const EXIT_BROKEN_PIPE: u8 = 128 + 13;
 
 /// The whole program. `only`: the role of a binary that has just one; None = the name by which it was called, else
 /// `-app_list` or the file decides.
@@ -103,8 +105,11 @@ fn run(only: Option<Role>) -> anyhow::Result<ExitCode> {
 }
 
 fn print(text: &str) -> anyhow::Result<ExitCode> {
-    std::io::stdout().lock().write_all(text.as_bytes())?;
-    Ok(ExitCode::SUCCESS)
+    match std::io::stdout().lock().write_all(text.as_bytes()) {
+        // As `head` does: it has what it wants.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(ExitCode::from(EXIT_BROKEN_PIPE)),
+        other => Ok(other.map(|()| ExitCode::SUCCESS)?),
+    }
 }
 
 /// For whoever started the process; the log has it as well where it matters.

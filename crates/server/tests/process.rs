@@ -142,6 +142,17 @@ fn the_default_config_is_printed_and_checks_out_with_its_variables() {
 }
 
 #[test]
+fn whoever_stops_reading_hears_nothing() {
+    for flag in ["--version", "--print-default-config", "--print-config-reference"] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = Command::new(SERVER).arg(flag).stdout(writer).stderr(Stdio::piped()).output().unwrap();
+        let complaint = String::from_utf8(output.stderr).unwrap();
+        assert_eq!((output.status.code(), &*complaint), (Some(141), ""), "{flag}");
+    }
+}
+
+#[test]
 fn help_and_version() {
     for args in [&["--help"][..], &["-help"], &["-v"], &["-version"], &["--version"]] {
         let output = run(SERVER, args);

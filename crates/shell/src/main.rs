@@ -14,7 +14,8 @@ use pegasus_shell::{repl, words};
 ///
 /// With a command it executes that one and ends: `pegasus_shell get temp user:1 name`. A data command names the
 /// table first, unless --table does. Without a command it reads lines, at a terminal with editing and history.
-/// Exit codes: 0 done, 1 the answer is no (not found, check not passed), 2 typed wrong, 3 could not be done.
+/// Exit codes: 0 done, 1 the answer is no (not found, check not passed), 2 typed wrong, 3 could not be done,
+/// 141 nobody reads the answer (`... | head`): what was left to do is not done.
 #[derive(Debug, Parser)]
 #[command(name = "pegasus_shell", version)]
 struct Cli {

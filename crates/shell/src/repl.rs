@@ -42,6 +42,9 @@ pub fn execute(runtime: &Runtime, session: &mut Session, mut words: Vec<Vec<u8>>
 
 /// Prints a failure and what to do about it.
 pub fn complain(failure: &Failure) {
+    if failure.nobody_reads() {
+        return;
+    }
     let mut stderr = io::stderr().lock();
     // Nobody is left to tell when this fails.
     let _ = writeln!(stderr, "error: {failure}");
@@ -89,6 +92,7 @@ pub fn interactive(runtime: &Runtime, session: &mut Session, json: bool) -> anyh
                 match line_into_words(&line).and_then(|words| execute(runtime, session, words, json)) {
                     Ok(Answer::Exit) => return Ok(()),
                     Ok(_) => {}
+                    Err(failure) if failure.nobody_reads() => return Err(failure.into()),
                     Err(failure) => complain(&failure),
                 }
             }
@@ -106,6 +110,7 @@ pub fn piped(runtime: &Runtime, session: &mut Session, json: bool) -> anyhow::Re
         match line_into_words(&line?).and_then(|words| execute(runtime, session, words, json)) {
             Ok(Answer::Exit) => break,
             Ok(_) => {}
+            Err(failure) if failure.nobody_reads() => return Err(failure.into()),
             Err(failure) => {
                 complain(&failure);
                 if code == 0 {

@@ -261,12 +261,16 @@ async fn every_listed_command_is_executed() {
 }
 
 fn shell(fake: &Fake, words: &[&str], input: &str) -> Ended {
+    ended(fake, words, input, Stdio::piped())
+}
+
+fn ended(fake: &Fake, words: &[&str], input: &str, stdout: Stdio) -> Ended {
     use std::io::Write;
     let mut child = Command::new(env!("CARGO_BIN_EXE_pegasus_shell"))
         .args(["--meta", &fake.metas, "--timeout", "1000"])
         .args(words)
         .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
+        .stdout(stdout)
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
@@ -301,4 +305,21 @@ fn lines_from_a_pipe() {
     assert_eq!(told(&ended), (0, "table \"t\", 4 partitions\nOK\n\"a b\"\n".to_owned()));
     let ended = shell(&fake, &[], "use t\nnonsense\nget h s\nexit\nget h s\n");
     assert_eq!(told(&ended), (2, "table \"t\", 4 partitions\n\"a b\"\n".to_owned()));
+}
+
+#[test]
+fn whoever_stops_reading_hears_nothing() {
+    let fake = Fake::start(1, 1);
+    // One command, lines of which the first cannot be answered, and a failure that has nothing to do with it.
+    for (words, input, code) in
+        [(&["help"][..], "", 141), (&[], "use t\nset t h s v\n", 141), (&["get", "nothing", "h", "s"], "", 3)]
+    {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let ended = ended(&fake, words, input, writer.into());
+        let complaint = String::from_utf8(ended.stderr).unwrap();
+        assert_eq!(ended.status.code(), Some(code), "{words:?}: {complaint}");
+        assert_eq!(complaint.is_empty(), code == 141, "{words:?}: {complaint}");
+    }
+    assert_eq!(told(&shell(&fake, &["get", "t", "h", "s"], "")).0, 1, "the second line was not executed");
 }

@@ -124,6 +124,9 @@ pub enum Answer {
     Exit,
 }
 
+/// What a Unix shell says of a program that SIGPIPE has ended.
+const EXIT_BROKEN_PIPE: u8 = 128 + 13;
+
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
     #[error("unknown command {name:?}{}", similar(.name).map(|s| format!(", did you mean {s:?}?")).unwrap_or_default())]
@@ -172,9 +175,15 @@ impl Failure {
         }
     }
 
+    /// Whoever read the answer has gone, as `head` does: no more is wanted, and nothing is to be said about it.
+    pub fn nobody_reads(&self) -> bool {
+        matches!(self, Self::Io(error) if error.kind() == io::ErrorKind::BrokenPipe)
+    }
+
     /// 2 = typed wrong, 3 = could not be done.
     pub fn exit_code(&self) -> u8 {
         match self {
+            _ if self.nobody_reads() => EXIT_BROKEN_PIPE,
             Self::UnknownCommand { .. } | Self::Usage(_) | Self::Client(Error::Invalid(_)) => 2,
             Self::Client(_) | Self::Io(_) => 3,
         }

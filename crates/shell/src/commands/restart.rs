@@ -179,7 +179,7 @@ async fn restart(
     while !info(session, server).await.is_some_and(|info| is_another(before, asked.elapsed(), info.up)) {
         if Instant::now() >= by {
             return Err(format!(
-                "it has not come back within {} s: does a supervisor start it again (systemd, Restart=always)?",
+                "it has not come back within {} s; a supervisor has to start it again (systemd: Restart=always)",
                 within.as_secs()
             ));
         }
