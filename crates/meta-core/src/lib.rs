@@ -6,6 +6,7 @@
 //! | `decide` | jobs, and what comes of them on top of what is stored |
 //! | `writer` | one batch of jobs from decision to answer, through every failure of the store |
 //! | `report` | what comes of a node's full report |
+//! | `round` | the regular look: who fell silent, what has to be cured or moved, which tables are ready |
 //! | `stored` | the ledger as nodes of the store: loading, and writes as operations |
 //!
 //! ```text
@@ -21,10 +22,12 @@
 
 mod decide;
 mod report;
+mod round;
 mod stored;
 mod writer;
 
 pub use decide::{Desk, Job, Outcome};
 pub use report::{Reported, reported};
+pub use round::{Round, Rounds};
 pub use stored::{Found, LoadError, Loading, Progress, Read, chunks, op};
 pub use writer::{Done, Next, Step, Writer, WriterError};

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use pegasus_meta_core::Rounds;
 use pegasus_placement::Ledger;
 use pegasus_placement::alone::Held;
 use pegasus_placement::cure::Cure;
@@ -56,13 +57,11 @@ pub struct State {
     pub cure: Cure,
     /// Requests that wait for somebody else's.
     pub held: Held,
-    pub notes: BTreeMap<Gpid, String>,
+    pub rounds: Rounds,
     /// The last proposal for each partition that is not healthy, so that repetitions are not logged.
     pub proposed: BTreeMap<Gpid, ProposalRequest>,
     /// Nodes that are asked for a full report with their next beacon.
     pub wants_report: Rc<RefCell<BTreeSet<Node>>>,
-    /// Something changed since the last round.
-    pub dirty: bool,
     /// Strange tables that nodes reported, so that each is told once.
     pub strange_tables: BTreeSet<i32>,
 }
@@ -70,7 +69,7 @@ pub struct State {
 impl Leader {
     /// Has the next round look at everything soon.
     pub fn touch(&self) {
-        self.state.borrow_mut().dirty = true;
+        self.state.borrow_mut().rounds.touch();
         self.kick.notify_one();
     }
 
@@ -82,7 +81,7 @@ impl Leader {
             level: self.level.get(),
             view: state.ledger.view().clone(),
             nodes: state.liveness.nodes().map(|(node, state)| (node.clone(), state.clone())).collect(),
-            notes: state.notes.clone(),
+            notes: state.rounds.notes().clone(),
             frozen: state.cure.frozen().map(|(gpid, _)| *gpid).collect(),
             wanted_moves: state.cure.planned(),
         };

@@ -11,7 +11,7 @@
 //! | `term` | one term as leader, from loading to giving up |
 //! | `leader` | what the leader of one term knows |
 //! | `writer` | the only place that changes tables and configurations: decide → persist → adopt → answer |
-//! | `rounds` | who fell silent, what has to be cured, which tables are ready |
+//! | `rounds` | the regular look: when it comes, and what is done with what it finds |
 //! | `service` | one file per caller: clients and tools, other daemons; `admin` for both RPC and HTTP |
 //! | `proposer` | tells nodes what is stored and what the cure proposes |
 //! | `persist` | loading the ledger from the store, and the cluster's id |

@@ -324,18 +324,7 @@ impl Cure {
             })
     }
 
-    /// Looks at every partition. Returns what to do now; [`Cure::examine`] tells the rest.
-    pub fn round(&mut self, now: Millis, view: &ClusterView, liveness: &Liveness) -> Vec<Order> {
-        self.examine(now, view, liveness)
-            .into_iter()
-            .filter_map(|(_, verdict)| match verdict {
-                Verdict::Act(order) => Some(order),
-                Verdict::Healthy | Verdict::Wait(_) | Verdict::Stuck(_) => None,
-            })
-            .collect()
-    }
-
-    /// Like [`Cure::round`], with the verdict on every partition.
+    /// Looks at every partition.
     pub fn examine(&mut self, now: Millis, view: &ClusterView, liveness: &Liveness) -> Vec<(Gpid, Verdict)> {
         let (alive, known) = liveness.count();
         let cut_off = alive * 100 < self.options.min_alive_percent * known;

@@ -28,6 +28,17 @@ fn cure() -> Cure {
     Cure::new(Options::default(), NOW)
 }
 
+impl Cure {
+    /// What to do now.
+    fn round(&mut self, now: Millis, view: &ClusterView, liveness: &Liveness) -> Vec<Order> {
+        let order = |(_, verdict)| match verdict {
+            Verdict::Act(order) => Some(order),
+            Verdict::Healthy | Verdict::Wait(_) | Verdict::Stuck(_) => None,
+        };
+        self.examine(now, view, liveness).into_iter().filter_map(order).collect()
+    }
+}
+
 fn nodes(list: &[usize]) -> Liveness {
     alive(NOW, list.iter().map(|n| node(*n)))
 }

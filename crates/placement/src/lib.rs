@@ -14,7 +14,7 @@
 //! ```text
 //!  request of a node --change::apply--+
 //!                                     +--> Draft --writes--> (caller: store) --> Ledger::adopt
-//!  liveness + view ----cure::round----+
+//!  liveness + view --cure::examine----+
 //!                          |
 //!                          +--> proposals to primaries and secondaries, which come back as requests
 //! ```

@@ -149,7 +149,7 @@ fn metas_that_write_over_whatever_is_there() {
 fn metas_that_believe_that_a_lost_answer_was_a_good_one() {
     let mut settings = leader_settings();
     settings.sabotage.believe_lost_answers = true;
-    let plays = (1..=20).map(|seed| change_leaders(seed, settings.clone(), Trace::off()).result);
+    let plays = (1..=SEEDS).map(|seed| change_leaders(seed, settings.clone(), Trace::off()).result);
     let why = plays.filter_map(Result::err).find(|why| why.contains("was created, and is lost"));
     assert!(why.is_some(), "nobody noticed");
 }

@@ -173,7 +173,7 @@ where
             }
             tracing::warn!(from = %value, to = %new, "an operator sets a number");
             *value = new;
-            state.dirty = true;
+            state.rounds.touch();
             done()
         }
         _ => Err("it takes one number, or none".to_owned()),

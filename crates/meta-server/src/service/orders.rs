@@ -141,7 +141,7 @@ pub fn request_move(leader: &Leader, what: Move) -> Result<(), String> {
     let state = &mut *state;
     tracing::warn!(%what, "an operator orders a move");
     state.cure.request_move(now, state.ledger.view(), &state.liveness, what)?;
-    state.dirty = true;
+    state.rounds.touch();
     leader.kick.notify_one();
     Ok(())
 }

@@ -123,7 +123,7 @@ impl ReplicaFacing {
                 tracing::warn!(%node, %gpid, "reports a replica of a table that nobody knows");
             }
         }
-        state.dirty = true;
+        state.rounds.touch();
         self.leader.kick.notify_one();
         ConfigSyncAck {
             err: ErrorCode::Ok,

@@ -1,22 +1,21 @@
 //! The leader's part: what it hears, and the writer of `pegasus_meta_core` driven with the simulated store.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::sync::Arc;
 
 use pegasus_meta_core::{
-    Desk, Done, Found, Job, LoadError, Loading, Next, Outcome, Progress, Step, Writer, WriterError, reported,
+    Desk, Done, Found, Job, LoadError, Loading, Next, Outcome, Progress, Rounds, Step, Writer, WriterError,
+    reported,
 };
 use pegasus_placement::Ledger;
 use pegasus_placement::alone::Held;
-use pegasus_placement::balance::{self, moves::Pace};
-use pegasus_placement::cure::{self, Cure, Order};
+use pegasus_placement::balance::moves::Pace;
+use pegasus_placement::cure::{self, Cure};
 use pegasus_placement::ledger::Adopted;
 use pegasus_placement::level::FunctionLevel;
-use pegasus_placement::liveness::Liveness;
+use pegasus_placement::liveness::{Liveness, News};
 use pegasus_placement::tables::Limits;
-use pegasus_placement::view::Table;
 use pegasus_types::meta::{BeaconAck, ProposalRequest, ReplicaReport};
-use pegasus_types::{AppInfo, AppStatus, Gpid, Millis, Node, PartitionConfig};
+use pegasus_types::{AppInfo, Gpid, Millis, Node, PartitionConfig};
 use pegasus_zk_coordination::{Fence, Op, StoreError, content};
 
 use super::{Asked, Meta, paths};
@@ -56,8 +55,10 @@ pub struct Leader {
     ledger: Option<Ledger>,
     /// The ledger is not to be believed any more.
     load_again: bool,
+    level: FunctionLevel,
     cure: Cure,
     liveness: Liveness,
+    rounds: Rounds,
     limits: Limits,
     /// They wait while the writer is busy.
     jobs: VecDeque<(Job, Ticket)>,
@@ -74,7 +75,7 @@ pub struct Leader {
 }
 
 impl Leader {
-    pub fn new(now: Millis, fence: Fence, spread: bool) -> Self {
+    pub fn new(now: Millis, fence: Fence, level: FunctionLevel) -> Self {
         let options = cure::Options {
             repeat_ms: 1_000,
             patience_ms: 5_000,
@@ -82,7 +83,6 @@ impl Leader {
             return_ms: 1_500,
             assign_wait_ms: 1_000,
             min_alive_percent: 1,
-            balance: balance::Options { spread, ..balance::Options::default() },
             pace: Pace { calm_ms: 1_500, patience_ms: 4_000, pause_ms: 2_000, ..Pace::default() },
             ..cure::Options::default()
         };
@@ -90,8 +90,10 @@ impl Leader {
             fence,
             ledger: None,
             load_again: false,
+            level,
             cure: Cure::new(options, now),
             liveness: Liveness::new(GRACE_MS),
+            rounds: Rounds::default(),
             limits: Limits::default(),
             jobs: VecDeque::new(),
             writer: Writer::new(paths()),
@@ -127,7 +129,7 @@ impl Leader {
             ledger: self.ledger.as_mut()?,
             cure: &mut self.cure,
             liveness: &self.liveness,
-            level: FunctionLevel::Lively,
+            level: self.level,
             limits: &self.limits,
             now,
             now_s: wall_s(at),
@@ -144,17 +146,6 @@ impl Leader {
             known.filter(|_| self.connected.contains(node)).map(|known| known.last_beacon)
         };
         self.held.until(now, current, request, last_heard).is_some()
-    }
-
-    /// Tables whose members hold their replicas by now.
-    fn tell_ready(&mut self) {
-        let Some(ledger) = &self.ledger else { return };
-        let creating = |table: &&Arc<Table>| table.info.status == AppStatus::Creating;
-        let ready = ledger.view().tables().filter(creating).filter(|t| self.cure.all_hold(&t.partitions));
-        let asked =
-            |app_id| self.jobs.iter().any(|(job, _)| matches!(job, Job::Available(id) if *id == app_id));
-        let jobs: Vec<_> = ready.map(|table| table.info.app_id).filter(|app_id| !asked(*app_id)).collect();
-        self.jobs.extend(jobs.into_iter().map(|app_id| (Job::Available(app_id), Ticket::Nobody)));
     }
 
     /// A multi as this leader sends it.
@@ -229,7 +220,7 @@ impl Meta {
             }
             Next::Pause => leader.again_at = bus.now + PAUSE,
             Next::Load => leader.load_again = true,
-            Next::Idle => {}
+            Next::Idle => leader.rounds.touch(),
         }
     }
 
@@ -335,6 +326,9 @@ impl Meta {
             Packet::Beacon(beacon) => {
                 leader.connected.insert(beacon.node.clone());
                 let news = leader.liveness.beacon(now, WALL_US + bus.now, &beacon);
+                if news != News::default() {
+                    leader.rounds.touch();
+                }
                 let ack = BeaconAck {
                     accepted: true,
                     leader: None,
@@ -379,7 +373,7 @@ impl Meta {
         if !answer.garbage.is_empty() {
             bus.send(place, from, Packet::Garbage(answer.garbage));
         }
-        leader.tell_ready();
+        leader.rounds.touch();
     }
 
     fn look_round(&mut self, bus: &mut Bus) {
@@ -391,18 +385,11 @@ impl Meta {
             return;
         }
         leader.cured_at = now;
-        leader.liveness.sweep(now);
-        let mut assign = Vec::new();
-        for order in leader.cure.round(now, ledger.view(), &leader.liveness) {
-            match order {
-                Order::Assign { gpid, members } => assign.push((gpid, members)),
-                Order::Propose { to, request } if !no_cure => propose(bus, place, &to, request),
-                Order::Propose { .. } => {}
-            }
-        }
-        leader.tell_ready();
-        if !assign.is_empty() {
-            leader.jobs.push_back((Job::Assign(assign), Ticket::Nobody));
+        let view = ledger.view();
+        let found = leader.rounds.look((now, leader.level), view, &mut leader.cure, &mut leader.liveness);
+        leader.jobs.extend(found.jobs.into_iter().map(|job| (job, Ticket::Nobody)));
+        for (to, request) in found.proposals.into_iter().filter(|_| !no_cure) {
+            propose(bus, place, &to, request);
         }
     }
 }

@@ -14,6 +14,7 @@ mod leader;
 
 use pegasus_placement::Ledger;
 use pegasus_placement::ledger::Write;
+use pegasus_placement::level::FunctionLevel;
 use pegasus_placement::tables::{CreateTable, Limits};
 use pegasus_types::meta::{BeaconAck, ChangeReply};
 use pegasus_types::{AppId, Gpid, Millis, Node};
@@ -282,9 +283,10 @@ impl Meta {
         let now = self.millis(bus);
         match &leadership {
             Leadership::Leading(fence) => {
+                let level = if self.settings.balance { FunctionLevel::Lively } else { FunctionLevel::Steady };
                 if self.leader.as_ref().is_none_or(|leader| leader.fence != *fence) {
                     self.end_term();
-                    self.leader = Some(Leader::new(now, fence.clone(), self.settings.balance));
+                    self.leader = Some(Leader::new(now, fence.clone(), level));
                 }
             }
             // The term is over. If the same fence comes back, everything is loaded anew.
@@ -371,6 +373,3 @@ impl Meta {
         }
     }
 }
-
-/// How long after the beginning every member may act: election, assignment, and the lease after the start.
-pub const SETTLED: Micros = 4_000 * MS;
