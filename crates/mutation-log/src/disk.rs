@@ -1,6 +1,6 @@
 //! What the log asks of a disk: a flat directory of append-written files.
 //!
-//! The real one is [`DirDisk`]; the simulation brings its own, which forgets what was not synced.
+//! The real one is [`DirDisk`]; tests and the simulation use [`crate::mem_disk`], which forgets what was not synced.
 //! Contract for implementors: bytes are durable only after [`LogFile::sync`], names (created, removed) only
 //! after [`Disk::sync_dir`]; a removed file stays readable through handles that are open; a crash may keep any
 //! part of what was not synced.

@@ -1,6 +1,6 @@
 //! A disk in memory that loses what was not synced and fails on demand; for tests, here and in the simulation.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -28,16 +28,23 @@ struct Inode {
     /// As of the last sync.
     durable: Vec<u8>,
     /// Since then, in order.
-    writes: Vec<(u64, Vec<u8>)>,
+    writes: Vec<(usize, Vec<u8>)>,
+    /// Sectors that cannot be read any more.
+    unreadable: BTreeSet<usize>,
 }
+
+/// What a disk loses or spoils at a time.
+pub const SECTOR: usize = 512;
 
 /// What the disk is to do wrong from now on.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Faults {
     /// Every write fails with EIO.
     pub fail_writes: bool,
-    /// Every fsync of a file fails, and what it should have made durable never becomes so.
+    /// Every fsync of a file fails, and what it should have made durable never becomes so unless it is written again.
     pub fail_syncs: bool,
+    /// Files cannot grow and none can be made: of a write that would, half is written.
+    pub full: bool,
     /// Writes that would make the files longer in sum fail with ENOSPC, after having filled the rest.
     pub capacity: Option<usize>,
 }
@@ -45,6 +52,10 @@ pub struct Faults {
 impl MemDisk {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn faults(&self) -> Faults {
+        self.state().faults
     }
 
     pub fn set_faults(&self, faults: Faults) {
@@ -55,8 +66,7 @@ impl MemDisk {
     /// reached the disk; of names, that a created or removed one did when `keep(0)` is not 0.
     pub fn crash(&self, mut keep: impl FnMut(usize) -> usize) {
         let mut state = self.state();
-        let State { names, durable_names, inodes, faults } = &mut *state;
-        *faults = Faults::default();
+        let State { names, durable_names, inodes, .. } = &mut *state;
         let mut after = durable_names.clone();
         let all: Vec<String> = names.keys().chain(durable_names.keys()).cloned().collect();
         for name in all {
@@ -68,13 +78,11 @@ impl MemDisk {
             }
         }
         for inode in inodes.iter_mut() {
-            let mut data = std::mem::take(&mut inode.durable);
-            for (offset, bytes) in std::mem::take(&mut inode.writes) {
+            for (at, bytes) in std::mem::take(&mut inode.writes) {
                 let kept = keep(bytes.len()).min(bytes.len());
-                overwrite(&mut data, offset, &bytes[..kept]);
+                overwrite(&mut inode.durable, at, &bytes[..kept]);
             }
-            inode.durable.clone_from(&data);
-            inode.data = data;
+            inode.data.clone_from(&inode.durable);
         }
         names.clone_from(&after);
         *durable_names = after;
@@ -88,7 +96,7 @@ impl MemDisk {
         copy.inodes = state
             .inodes
             .iter()
-            .map(|i| Inode { data: i.data.clone(), durable: i.data.clone(), writes: Vec::new() })
+            .map(|i| Inode { durable: i.data.clone(), writes: Vec::new(), ..i.clone() })
             .collect();
         Self { state: Arc::new(Mutex::new(copy)) }
     }
@@ -104,6 +112,20 @@ impl MemDisk {
         }
     }
 
+    /// The sector that holds this byte cannot be read until it is written again.
+    pub fn spoil(&self, name: &str, at: usize) {
+        let mut state = self.state();
+        if let Some(inode) = state.names.get(name).copied() {
+            state.inodes[inode].unreadable.insert(at / SECTOR * SECTOR);
+        }
+    }
+
+    /// Names of all files, with how long they are.
+    pub fn lens(&self) -> Vec<(String, usize)> {
+        let state = self.state();
+        state.names.iter().map(|(name, inode)| (name.clone(), state.inodes[*inode].data.len())).collect()
+    }
+
     /// Bytes of a file, empty when there is none.
     pub fn read(&self, name: &str) -> Vec<u8> {
         let state = self.state();
@@ -111,11 +133,19 @@ impl MemDisk {
     }
 }
 
-fn overwrite(data: &mut Vec<u8>, offset: u64, bytes: &[u8]) {
+impl Inode {
+    fn write(&mut self, at: usize, bytes: &[u8]) {
+        let end = at + bytes.len();
+        self.unreadable.retain(|sector| sector + SECTOR <= at || *sector >= end);
+        overwrite(&mut self.data, at, bytes);
+        self.writes.push((at, bytes.to_vec()));
+    }
+}
+
+fn overwrite(data: &mut Vec<u8>, at: usize, bytes: &[u8]) {
     if bytes.is_empty() {
         return;
     }
-    let at = usize::try_from(offset).expect("memory is smaller than the address space");
     let end = at + bytes.len();
     if data.len() < end {
         data.resize(end, 0);
@@ -132,6 +162,9 @@ impl Disk for MemDisk {
         let mut state = self.state();
         if state.names.contains_key(name) {
             return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        if state.faults.full {
+            return Err(io::ErrorKind::StorageFull.into());
         }
         state.inodes.push(Inode::default());
         let inode = state.inodes.len() - 1;
@@ -172,18 +205,23 @@ impl LogFile for MemFile {
         let inode = &mut state.inodes[self.inode];
         let at = usize::try_from(offset).expect("memory is smaller than the address space");
         let grows = (at + bytes.len()).saturating_sub(inode.data.len());
-        let over = faults.capacity.map_or(0, |c| (used + grows).saturating_sub(c)).min(bytes.len());
-        let fits = &bytes[..bytes.len() - over];
-        overwrite(&mut inode.data, offset, fits);
-        inode.writes.push((offset, fits.to_vec()));
+        let over = match faults.capacity {
+            _ if faults.full && grows > 0 => bytes.len().div_ceil(2),
+            Some(capacity) => (used + grows).saturating_sub(capacity).min(bytes.len()),
+            None => 0,
+        };
+        inode.write(at, &bytes[..bytes.len() - over]);
         if over > 0 { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
     }
 
     fn read_exact_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
         let state = self.disk.state();
-        let data = &state.inodes[self.inode].data;
+        let Inode { data, unreadable, .. } = &state.inodes[self.inode];
         let at = usize::try_from(offset).map_err(io::Error::other)?;
         let end = at.checked_add(buf.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
+        if unreadable.range(at.saturating_sub(SECTOR - 1)..end).next().is_some() {
+            return Err(io::Error::other("injected read error"));
+        }
         buf.copy_from_slice(data.get(at..end).ok_or(io::ErrorKind::UnexpectedEof)?);
         Ok(())
     }
@@ -199,8 +237,8 @@ impl LogFile for MemFile {
         inode.data.truncate(len);
         // Durable at once: whether a cut survives is not what these tests are about.
         inode.durable.truncate(len);
-        for (offset, bytes) in &mut inode.writes {
-            bytes.truncate(len.saturating_sub(usize::try_from(*offset).unwrap_or(usize::MAX)));
+        for (at, bytes) in &mut inode.writes {
+            bytes.truncate(len.saturating_sub(*at));
         }
         Ok(())
     }
@@ -213,8 +251,9 @@ impl LogFile for MemFile {
             return Err(io::Error::other("injected fsync failure"));
         }
         let inode = &mut state.inodes[self.inode];
-        inode.durable = inode.data.clone();
-        inode.writes.clear();
+        for (at, bytes) in std::mem::take(&mut inode.writes) {
+            overwrite(&mut inode.durable, at, &bytes);
+        }
         Ok(())
     }
 }

@@ -6,8 +6,8 @@ use pegasus_types::Decree;
 
 use crate::support::*;
 
-const BROKEN_SYNC: Faults = Faults { fail_writes: false, fail_syncs: true, capacity: None };
-const BROKEN_WRITE: Faults = Faults { fail_writes: true, fail_syncs: false, capacity: None };
+const BROKEN_SYNC: Faults = Faults { fail_writes: false, fail_syncs: true, full: false, capacity: None };
+const BROKEN_WRITE: Faults = Faults { fail_writes: true, fail_syncs: false, full: false, capacity: None };
 
 fn pump(log: &mut LogCore) -> Vec<Completion> {
     let mut done = Vec::new();

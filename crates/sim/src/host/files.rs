@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use pegasus_mutation_log::mem_disk::Faults;
 use pegasus_mutation_log::{Completion, LogCore, LogError, LogOptions, Record};
 use pegasus_pacifica::{Event, Fault, Replay};
 use pegasus_types::{Ballot, Decree, Gpid, Mutation, PartitionConfig};
@@ -202,7 +203,7 @@ impl Host {
 
     /// The disk fails its fsyncs from now on, and the shell finds out at the next one.
     pub fn break_disk(&mut self, cx: &mut Cx<'_>) {
-        self.disk.break_syncs();
+        self.disk.set_faults(Faults { fail_syncs: true, ..self.disk.faults() });
         cx.checks.expect_faults(self.id);
     }
 

@@ -20,13 +20,14 @@ mod metas;
 use std::collections::{BTreeMap, VecDeque};
 
 use pegasus_mutation_log::LogCore;
+use pegasus_mutation_log::mem_disk::{Faults, MemDisk};
 use pegasus_pacifica::{Event, Fault, NodeCore, Serving};
 use pegasus_types::meta::{ChangeReply, ChangeRequest, ReplicaStatus};
 use pegasus_types::{Gpid, Node};
 
 use crate::bus::{Bus, Chore, MS, Micros, Packet, Place};
 use crate::checks::Checks;
-use crate::disk::SimDisk;
+use crate::disk;
 use crate::settings::Settings;
 use clients::Clients;
 use clock::Clock;
@@ -47,7 +48,7 @@ pub struct Host {
     pub id: usize,
     pub node: Node,
     pub clock: Clock,
-    pub disk: SimDisk,
+    pub disk: MemDisk,
     /// A write or sync of the log that begins now takes until then.
     pub disk_slow_until: Micros,
     pub paused_until: Micros,
@@ -106,7 +107,7 @@ impl Host {
             id,
             node: Self::node_of(id),
             clock,
-            disk: SimDisk::default(),
+            disk: MemDisk::default(),
             disk_slow_until: 0,
             paused_until: 0,
             files: BTreeMap::new(),
@@ -125,10 +126,6 @@ impl Host {
         self.process.is_none() && self.lost_power
     }
 
-    pub fn is_paused(&self, now: Micros) -> bool {
-        self.paused_until > now
-    }
-
     pub fn node_of(id: usize) -> Node {
         Node::new(format!("n{}:34801", id + 1))
     }
@@ -143,14 +140,14 @@ impl Host {
         if self.process.is_some() {
             return;
         }
-        self.disk.repair();
+        self.disk.set_faults(Faults { fail_syncs: false, ..self.disk.faults() });
         self.paused_until = 0;
         cx.bus.lives[self.id] += 1;
         let incarnation = cx.bus.dice.roll();
         let opened = match self.open_log(cx) {
             // Too much is gone: somebody puts a new disk in.
             Err(_) if cx.checks.is_faulty(self.id) => {
-                self.disk = SimDisk::default();
+                self.disk = MemDisk::default();
                 self.files.clear();
                 self.open_log(cx)
             }
@@ -223,7 +220,7 @@ impl Host {
         if power {
             self.lost_power = true;
             let mut dice = cx.bus.dice.split();
-            self.disk.lose_power(&mut dice);
+            disk::lose_power(&self.disk, &mut dice);
         }
         cx.checks.process_ended(self.id);
     }

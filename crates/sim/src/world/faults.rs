@@ -1,10 +1,12 @@
 //! What can be done to the cluster: by the nemesis, and by scripts.
 
+use pegasus_mutation_log::mem_disk::Faults;
 use pegasus_types::Gpid;
 use pegasus_types::meta::Proposal;
 
 use super::World;
 use crate::bus::{Chore, Happening, MS, Micros, Packet, Place, SECOND, Weather};
+use crate::disk;
 use crate::host::Host;
 
 /// How often a draining host looks whether it may end, and when it ends anyway.
@@ -114,13 +116,14 @@ impl World {
     pub fn fill_disk(&mut self, host: usize, full: bool) {
         let what = if full { "is full" } else { "has room again" };
         self.bus.trace.line(self.bus.now, format_args!("n{} disk {what}", host + 1));
-        self.hosts[host].disk.set_full(full);
+        let disk = &self.hosts[host].disk;
+        disk.set_faults(Faults { full, ..disk.faults() });
     }
 
     /// Something of the host's log is spoilt, which its next start finds out.
     pub fn damage_log(&mut self, host: usize) {
         let mut dice = self.bus.dice.split();
-        if let Some(what) = self.hosts[host].disk.damage(&mut dice) {
+        if let Some(what) = disk::damage(&self.hosts[host].disk, &mut dice) {
             self.bus.trace.line(self.bus.now, format_args!("n{} disk loses {what}", host + 1));
             self.checks.expect_damage(host);
         }
@@ -233,7 +236,8 @@ impl World {
         }
         self.start_metas();
         for host in 0..self.hosts.len() {
-            self.hosts[host].disk.set_full(false);
+            let disk = &self.hosts[host].disk;
+            disk.set_faults(Faults { full: false, ..disk.faults() });
             self.hosts[host].paused_until = 0;
             self.hosts[host].disk_slow_until = 0;
             if self.checks.needs_restart(host) || self.hosts[host].is_draining() {
