@@ -15,31 +15,10 @@ use tokio::time::{Instant, sleep};
 use crate::metas::*;
 use crate::world::*;
 
-pub fn create(name: &str) -> AdminRequest {
-    let options = CreateAppOptions {
-        partition_count: 2,
-        replica_count: 3,
-        app_type: "pegasus".into(),
-        is_stateful: true,
-        success_if_exist: true,
-        ..Default::default()
-    };
-    AdminRequest::CreateApp(CreateAppRequest { app_name: name.into(), options })
-}
-
-pub fn created(answer: AdminResponse) -> ErrorCode {
-    match answer {
-        AdminResponse::CreateApp(answer) => answer.err.0,
-        other => panic!("{other:?}"),
-    }
-}
-
 #[test]
 fn standbys_name_the_leader_to_everybody() {
     local(async {
-        let metas = Metas::start(3, 3).await;
-        let leader = metas.leader().await;
-        metas.ask(leader, create("t")).await;
+        let (metas, leader) = Metas::with_table(3).await;
         let SocketAddr::V4(address) = metas.address(leader) else { panic!() };
         for at in (0..3).filter(|at| *at != leader) {
             until("the standby follows", async || {
@@ -117,9 +96,7 @@ fn leaders_come_and_go_and_nothing_is_lost() {
 #[test]
 fn a_leader_without_the_store_shows_what_it_knows_and_decides_nothing() {
     local(async {
-        let metas = Metas::start(3, 3).await;
-        let leader = metas.leader().await;
-        assert_eq!(created(metas.ask(leader, create("t")).await), ErrorCode::Ok);
+        let (metas, leader) = Metas::with_table(3).await;
         let before = metas.query(leader, "t").await;
         let primary = before.partitions[0].primary.node().unwrap();
         // ZooKeeper is gone for all of them.
@@ -161,9 +138,7 @@ fn a_leader_without_the_store_shows_what_it_knows_and_decides_nothing() {
 #[test]
 fn who_is_cut_off_sends_its_clients_to_the_new_leader() {
     local(async {
-        let metas = Metas::start(3, 3).await;
-        let old = metas.leader().await;
-        assert_eq!(created(metas.ask(old, create("t")).await), ErrorCode::Ok);
+        let (metas, old) = Metas::with_table(3).await;
         // The store does not hear the leader any more, and the leader does not hear of it.
         metas.session(old).set_state(SessionState::Disconnected);
         until("it is suspended", async || {
@@ -195,9 +170,7 @@ fn who_is_cut_off_sends_its_clients_to_the_new_leader() {
 #[test]
 fn a_deposed_leader_cannot_write() {
     local(async {
-        let metas = Metas::start(2, 3).await;
-        let old = metas.leader().await;
-        assert_eq!(created(metas.ask(old, create("t")).await), ErrorCode::Ok);
+        let (metas, old) = Metas::with_table(2).await;
         // Somebody takes its place away; it does not know it yet.
         metas.remove_node_of_leader().await;
         let code = created(metas.ask(old, create("u")).await);
@@ -211,9 +184,7 @@ fn a_deposed_leader_cannot_write() {
 #[test]
 fn a_new_leader_waits_its_grace_before_it_declares_anybody_dead() {
     local(async {
-        let metas = Metas::start(2, 3).await;
-        let old = metas.leader().await;
-        assert_eq!(created(metas.ask(old, create("t")).await), ErrorCode::Ok);
+        let (metas, old) = Metas::with_table(2).await;
         metas.healthy("t").await;
         let silent = &metas.replicas[0];
         metas.replicas.iter().for_each(|replica| replica.inner.speaks.set(false));
@@ -238,9 +209,7 @@ fn a_new_leader_waits_its_grace_before_it_declares_anybody_dead() {
 #[test]
 fn a_new_leader_goes_on_with_an_operators_drain() {
     local(async {
-        let metas = Metas::start(2, 3).await;
-        let old = metas.leader().await;
-        assert_eq!(created(metas.ask(old, create("t")).await), ErrorCode::Ok);
+        let (metas, old) = Metas::with_table(2).await;
         metas.healthy("t").await;
         let node = metas.replicas[0].node.clone();
         assert_eq!(metas.command(old, &format!("meta.drain {node}")).await, "OK");
@@ -311,9 +280,7 @@ fn a_store_of_another_cluster_is_not_used() {
 #[test]
 fn metadata_from_an_old_snapshot_is_frozen() {
     local(async {
-        let metas = Metas::start(2, 3).await;
-        let leader = metas.leader().await;
-        assert_eq!(created(metas.ask(leader, create("t")).await), ErrorCode::Ok);
+        let (metas, leader) = Metas::with_table(2).await;
         metas.healthy("t").await;
         let tree = metas.observer();
         let store: &dyn MetaStore = &tree;

@@ -1,17 +1,4 @@
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-
 use crate::world::*;
-
-async fn get(world: &World, path: &str) -> String {
-    let mut stream = TcpStream::connect(world.meta.as_str()).await.unwrap();
-    let request =
-        format!("GET {path} HTTP/1.1\r\nhost: h\r\naccept: text/plain\r\nconnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await.unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.unwrap();
-    answer
-}
 
 #[test]
 fn the_port_speaks_http_too() {
@@ -36,7 +23,7 @@ fn the_port_speaks_http_too() {
             ("/meta/app_envs?name=temp", 200, "{}"),
             ("/meta/wrong", 404, "service not found"),
         ] {
-            let answer = get(&world, path).await;
+            let answer = http_get(world.meta.as_str(), path).await;
             assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{path}: {answer}");
             assert!(answer.contains(part), "{path}: {answer}");
         }

@@ -13,9 +13,8 @@ use pegasus_rpc::wire::client::Connection;
 use pegasus_rpc::wire::meta::*;
 use pegasus_rpc::wire::{AdminRequest, AdminResponse, Request, RequestHead, Response};
 use pegasus_telemetry::Shutdown;
-use pegasus_types::{Gpid, Node};
+use pegasus_types::{ErrorCode, Gpid, Node};
 use pegasus_zk_coordination::{MemoryStore, MetaStore, Mode, Op, SessionState, content};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
@@ -50,6 +49,14 @@ impl Drop for Metas {
 impl Metas {
     pub async fn start(count: u16, replicas: usize) -> Self {
         Self::start_beside(count, replicas, &[]).await
+    }
+
+    /// With three replica-servers and the table `t`; and who leads.
+    pub async fn with_table(count: u16) -> (Self, usize) {
+        let metas = Self::start(count, 3).await;
+        let leader = metas.leader().await;
+        assert_eq!(created(metas.ask(leader, create("t")).await), ErrorCode::Ok);
+        (metas, leader)
     }
 
     /// Beside meta-servers that the others only know of.
@@ -234,13 +241,7 @@ impl Metas {
     }
 
     pub async fn http(&self, at: usize, path: &str) -> String {
-        let mut stream = TcpStream::connect(self.address(at)).await.unwrap();
-        let request =
-            format!("GET {path} HTTP/1.1\r\nhost: h\r\naccept: text/plain\r\nconnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).await.unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.unwrap();
-        answer
+        http_get(self.address(at), path).await
     }
 
     /// Waits until each partition of the table has three members.
@@ -255,5 +256,24 @@ impl Metas {
         let at = self.leader().await;
         let config = self.query(at, name).await;
         assert!(config.partitions.iter().all(|p| p.gpid() != Gpid::new(0, 0)), "{config:?}");
+    }
+}
+
+pub fn create(name: &str) -> AdminRequest {
+    let options = CreateAppOptions {
+        partition_count: 2,
+        replica_count: 3,
+        app_type: "pegasus".into(),
+        is_stateful: true,
+        success_if_exist: true,
+        ..Default::default()
+    };
+    AdminRequest::CreateApp(CreateAppRequest { app_name: name.into(), options })
+}
+
+pub fn created(answer: AdminResponse) -> ErrorCode {
+    match answer {
+        AdminResponse::CreateApp(answer) => answer.err.0,
+        other => panic!("{other:?}"),
     }
 }

@@ -9,16 +9,13 @@ use pegasus_types::{ChangeKind, ErrorCode, Gpid};
 use tokio::net::TcpListener;
 use tokio::time::Instant;
 
-use crate::election::{create, created};
 use crate::metas::*;
 use crate::world::*;
 
 #[test]
 fn a_standby_tells_what_is_stored_while_the_leader_is_not_reached() {
     local(async {
-        let metas = Metas::start(3, 3).await;
-        let old = metas.leader().await;
-        assert_eq!(created(metas.ask(old, create("t")).await), ErrorCode::Ok);
+        let (metas, old) = Metas::with_table(3).await;
         metas.healthy("t").await;
         let before = metas.query(old, "t").await;
         let standby = (old + 1) % 3;

@@ -23,7 +23,8 @@ use pegasus_types::message::{Envelope, Grant, Heartbeat, HeartbeatAck};
 use pegasus_types::meta::*;
 use pegasus_types::{AppInfo, AppStatus, Ballot, ChangeKind, Decree, ErrorCode, Gpid, Node, PartitionConfig};
 use pegasus_zk_coordination::MemoryStore;
-use tokio::net::TcpListener;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, ToSocketAddrs};
 use tokio::task::LocalSet;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -47,6 +48,17 @@ pub async fn until<T>(what: &str, mut f: impl AsyncFnMut() -> Option<T>) -> T {
         }
     };
     timeout(Duration::from_secs(20), wait).await.unwrap_or_else(|_| panic!("in vain: {what}"))
+}
+
+/// The answer with its head.
+pub async fn http_get(address: impl ToSocketAddrs, path: &str) -> String {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let request =
+        format!("GET {path} HTTP/1.1\r\nhost: h\r\naccept: text/plain\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
 }
 
 /// A configuration with short times.
