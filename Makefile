@@ -48,8 +48,8 @@ fix: ## Formats, and mends what clippy can mend
 	$(CARGO) clippy --workspace --all-targets --fix --allow-dirty --allow-staged
 	$(CARGO) fmt --all
 
-docs: ## The documents as a book in target/book; needs mdbook
-	@command -v mdbook >/dev/null || { echo "mdbook is not installed: cargo install --locked mdbook" >&2; exit 1; }
+docs: ## The documents as a book in target/book
+	@.ci/tools cargo cc book
 	mdbook build
 
 deny: ## Licences, bans and sources of the dependencies

@@ -82,8 +82,9 @@ if [[ $kind == server ]]; then
   cp -r deploy/systemd "$dir/systemd"
   cp -r deploy/prometheus "$dir/prometheus"
   cp -r deploy/grafana "$dir/grafana"
-  mkdir "$dir/docs"
+  mkdir -p "$dir/docs/decisions"
   cp docs/*.md "$dir/docs/"
+  cp docs/decisions/*.md "$dir/docs/decisions/"
 fi
 
 find "$dir" -type d -exec chmod 755 {} +
