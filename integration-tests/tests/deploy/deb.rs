@@ -29,6 +29,8 @@ fn the_debian_package_brings_units_a_user_and_kept_configuration() {
         fs::read(root.join("etc/pegasus/config.ini")).unwrap(),
         fs::read(repository().join("config/config.ini")).unwrap()
     );
+    let documents = root.join("usr/share/doc/pegasus-server");
+    assert!(documents.join("install.md").exists() && documents.join("decisions/README.md").exists());
     run(Command::new(root.join("usr/bin/pegasus_server")).arg("--version"));
     for unit in UNITS {
         systemd_approves(

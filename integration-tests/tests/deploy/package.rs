@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use crate::docs::documents;
 use crate::servers::{programs, repository, run};
 
 /// The tarball.
@@ -42,6 +43,16 @@ fn the_same_programs_give_the_same_package() {
     assert_eq!((parts[0], parts[1], parts[2]), ("pegasus", "tools", env!("CARGO_PKG_VERSION")), "{name}");
     assert!(parts.len() == 6 && parts[4].contains("_glibc2."), "{name}");
     assert!(fs::read_to_string(tools.join("VERSION")).unwrap().contains("needs: Linux "));
+}
+
+#[test]
+fn the_servers_package_has_all_documents() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = unpack(&pack("server", dir.path()), dir.path());
+    for document in documents().into_iter().filter(|path| path.starts_with("docs")) {
+        let text = fs::read_to_string(server.join(&document)).unwrap_or_default();
+        assert!(text == fs::read_to_string(repository().join(&document)).unwrap(), "{}", document.display());
+    }
 }
 
 /// The answer with its head; empty when there is none yet.
