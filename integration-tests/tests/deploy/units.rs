@@ -62,6 +62,19 @@ fn times_fit() {
     }
 }
 
+/// What is filtered out fails with EPERM, and the program goes on without it: worse, and with a warning only.
+#[test]
+fn what_the_program_asks_of_the_kernel_is_allowed() {
+    let text = fs::read_to_string(repository().join("deploy/systemd/pegasus-replica.service")).unwrap();
+    // The last word on a call is that of the last line.
+    let last = text.lines().filter_map(|line| line.strip_prefix("SystemCallFilter=")).next_back().unwrap();
+    let allowed: Vec<_> = last.split_whitespace().collect();
+    // The limit of open files (supervise.rs); threads of low priority (learn_io/workers.rs).
+    for call in ["prlimit64", "setrlimit", "setpriority"] {
+        assert!(allowed.contains(&call), "{call} is not in {last}");
+    }
+}
+
 #[test]
 fn installing_keeps_what_an_operator_has_written() {
     let root = tempfile::tempdir().unwrap();
