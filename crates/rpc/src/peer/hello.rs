@@ -17,12 +17,13 @@ use std::time::Duration;
 use pegasus_types::Node;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 /// First bytes of a peer connection; the listener tells protocols apart by them.
 pub const PREFACE: [u8; 4] = *b"PGR1";
 /// Of everything that is said on peer connections: the services' messages are positional (postcard), so any
-/// change of them raises it.
+/// change of them raises it. A test holds their bytes (tests/golden.rs).
 pub const PROTOCOL_VERSION: u16 = 1;
 /// A hello or its reply that is longer is no hello.
 pub const MAX_HELLO_BYTES: usize = 1 << 10;
@@ -204,7 +205,19 @@ where
     };
     stream.write_all(&encode(&reply)?).await?;
     stream.flush().await?;
+    if version != PROTOCOL_VERSION {
+        // To the dialer the other version is ours, to us it is his.
+        return Err(HelloError::Refused(Refusal::OtherVersion(version)));
+    }
     judged.map_err(HelloError::Refused)
+}
+
+/// For whoever looks at the acceptor's log alone: why is a node that runs not taken in?
+pub(crate) fn tell_other_version(stream: &TcpStream, error: &HelloError) {
+    if matches!(error, HelloError::Refused(Refusal::OtherVersion(_))) {
+        let from = stream.peer_addr().map_or_else(|_| "somebody".to_owned(), |from| from.to_string());
+        tracing::warn!(from, %error, "a peer of another release was turned away");
+    }
 }
 
 fn judge(hello: Hello, me: &Identity, service: Service) -> Result<Remote, Refusal> {
@@ -315,7 +328,8 @@ mod tests {
         };
         let ((version, _), admitted) = tokio::join!(dial, admit(&mut b, &me, Service::Replica));
         assert_eq!(version, PROTOCOL_VERSION);
-        assert!(matches!(admitted, Err(HelloError::Refused(Refusal::OtherVersion(PROTOCOL_VERSION)))));
+        let told = admitted.unwrap_err().to_string();
+        assert_eq!(told, format!("refused: it speaks protocol version 99, we speak {PROTOCOL_VERSION}"));
     }
 
     #[tokio::test]

@@ -12,7 +12,7 @@ use pegasus_types::{Gpid, Node};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
-use super::hello::{Class, HelloError, Identity, Remote, Service, admit};
+use super::hello::{Class, HelloError, Identity, Remote, Service, admit, tell_other_version};
 use super::link::{CallError, Link, frame_options, prepare_socket};
 use super::pool::Shared;
 use super::serve::{ServeError, drive};
@@ -52,7 +52,8 @@ where
     H: MetaPeer + Clone + 'static,
 {
     prepare_socket(&stream).map_err(HelloError::from)?;
-    let remote = admit(&mut stream, me, Service::Meta).await?;
+    let remote = admit(&mut stream, me, Service::Meta).await;
+    let remote = remote.inspect_err(|error| tell_other_version(&stream, error))?;
     let wire = ServerWire::new(stream, frame_options(remote.class));
     drive(wire, handler(&remote).serve(), shutdown).await
 }

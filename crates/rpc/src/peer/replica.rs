@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
-use super::hello::{Class, HelloError, Identity, Remote, Service, admit};
+use super::hello::{Class, HelloError, Identity, Remote, Service, admit, tell_other_version};
 use super::link::{CallError, Link, prepare_socket, serve_options};
 use super::pool::Shared;
 use super::serve::{ServeError, drive};
@@ -94,7 +94,8 @@ where
     H: ReplicaPeer + Clone + 'static,
 {
     prepare_socket(&stream).map_err(HelloError::from)?;
-    let remote = admit(&mut stream, me, Service::Replica).await?;
+    let remote = admit(&mut stream, me, Service::Replica).await;
+    let remote = remote.inspect_err(|error| tell_other_version(&stream, error))?;
     let wire = ServerWire::new(stream, serve_options(remote.class));
     drive(wire, handler(&remote).serve(), shutdown).await
 }

@@ -31,6 +31,7 @@ use super::*;
 
 mod calls;
 mod faults;
+mod golden;
 mod outbox;
 
 const SOON: Duration = Duration::from_secs(5);
