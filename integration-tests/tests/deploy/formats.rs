@@ -60,6 +60,16 @@ fn make_log_newer(home: &Path) {
     fs::write(&file, bytes).unwrap();
 }
 
+/// Of one replica alone, as when somebody has copied it here from another node.
+fn make_replica_newer(home: &Path) {
+    let replicas = fs::read_dir(home.join("replica/reps")).unwrap();
+    let mut files: Vec<_> = replicas.map(|entry| entry.unwrap().path().join(".replica-meta")).collect();
+    files.sort();
+    assert!(files.len() > 1, "another one stays as it is");
+    let text = fs::read_to_string(&files[0]).unwrap();
+    fs::write(&files[0], text.replacen("pegasus-replica-meta 1 ", "pegasus-replica-meta 2 ", 1)).unwrap();
+}
+
 /// One test, as there is only one address.
 #[test]
 fn what_other_releases_have_written() {
@@ -92,9 +102,10 @@ fn what_other_releases_have_written() {
     }
 
     type Change = fn(&Path);
-    let later: [(&str, Change, &str); 2] = [
+    let later: [(&str, Change, &str); 3] = [
         ("the marker", make_marker_newer, "/.pegasus-disk has format version 2; this program knows up to 1"),
         ("the log", make_log_newer, "segment 2: format version 2 is newer than this program"),
+        ("a replica", make_replica_newer, "/.replica-meta has format version 2; this program knows up to 1"),
     ];
     for (what, change, told) in later {
         let dir = tempfile::tempdir().unwrap();
@@ -143,11 +154,18 @@ fn peers_of_a_later_release_are_told_both_versions() {
         if said.contains("it speaks protocol version 2, we speak 1") { Ok(()) } else { Err(said) }
     });
 
-    // And one that dials is told ours.
+    // And one that dials is told ours; the log says so, too.
     let mut stream = TcpStream::connect((host, 34801)).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream.write_all(LATER_HELLO).unwrap();
     let mut reply = [0; 4];
     stream.read_exact(&mut reply).unwrap();
     assert_eq!(reply[2..], [1, 0], "our version: {reply:?}");
+    let from = stream.local_addr().unwrap().to_string();
+    wait("the replica-server says whom it has turned away", || {
+        let log = fs::read_to_string(home.join("log/replica.log")).unwrap_or_default();
+        let told =
+            |line: &str| line.contains("a peer of another release was turned away") && line.contains(&from);
+        if log.lines().any(told) { Ok(()) } else { Err(log) }
+    });
 }

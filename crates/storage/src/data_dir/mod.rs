@@ -79,8 +79,10 @@ pub enum DataDirError {
     /// Each with its reason.
     #[error("no data directory can be used: {0}")]
     NoneUsable(String),
+    /// A later release has written here. As damage it would be put aside and learned anew, and what that release has
+    /// acknowledged here would be lost.
     #[error(transparent)]
-    Marker(#[from] SmallFileError),
+    File(#[from] SmallFileError),
 }
 
 /// The data directories of a node.
@@ -295,6 +297,9 @@ impl DataDir {
                 return Ok(broken("it holds replicas but has no marker".to_owned()));
             }
             None => (),
+        }
+        if let Some(newer) = replicas::of_later_release(&spec.path) {
+            return Err(newer.into());
         }
         if let Err(e) = replicas::remove_unfinished(&spec.path) {
             return Ok(broken(e.to_string()));

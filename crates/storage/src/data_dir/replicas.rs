@@ -39,6 +39,16 @@ pub(super) fn any(dir: &Path) -> bool {
     fs::read_dir(reps_dir(dir)).is_ok_and(|mut entries| entries.next().is_some())
 }
 
+/// Why a replica here cannot be understood by this program although it is whole.
+pub(super) fn of_later_release(dir: &Path) -> Option<SmallFileError> {
+    let reps = reps_dir(dir);
+    // What cannot be read is dealt with when it is opened.
+    let names = names(&reps).unwrap_or_default();
+    let metas =
+        names.iter().filter(|name| name.ends_with(SUFFIX)).map(|name| ReplicaMeta::load(&reps.join(name)));
+    metas.filter_map(Result::err).find(|error| matches!(error, SmallFileError::TooNew { .. }))
+}
+
 /// Makes the directory of replicas; clears away what a crash left of making one.
 pub(super) fn remove_unfinished(dir: &Path) -> io::Result<()> {
     let reps = reps_dir(dir);

@@ -204,6 +204,33 @@ fn replicas_are_made_found_and_set_aside() {
 }
 
 #[test]
+fn a_replica_of_a_later_release_stops_the_start_and_stays() {
+    let root = tempfile::tempdir().unwrap();
+    let specs = [spec(root.path(), "a"), spec(root.path(), "b")];
+    let dirs = open(&specs).unwrap();
+    let b = dirs.get("b").unwrap();
+    b.create_replica(&sample(Gpid::new(1, 0))).unwrap();
+    let replica = b.create_replica(&sample(Gpid::new(1, 1))).unwrap();
+    let unfinished = b.replica_dir(Gpid::new(1, 2)).with_extension("pegasus.tmp");
+    fs::create_dir(&unfinished).unwrap();
+    drop(dirs);
+
+    let file = replica.join(".replica-meta");
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(&file, text.replacen("-meta 1 ", "-meta 2 ", 1)).unwrap();
+    let refused = open(&specs).unwrap_err();
+    let told = format!("{} has format version 2; this program knows up to 1", file.display());
+    assert!(
+        matches!(refused, DataDirError::File(SmallFileError::TooNew { .. })) && refused.to_string() == told,
+        "{refused}"
+    );
+    assert!(replica.exists() && unfinished.exists());
+
+    fs::write(&file, text).unwrap();
+    assert_eq!(open(&specs).unwrap().get("b").unwrap().replica_count().unwrap(), 2);
+}
+
+#[test]
 fn a_directory_remembers_its_log_and_saves_nothing_without_need() {
     let root = tempfile::tempdir().unwrap();
     let specs = [spec(root.path(), "a"), spec(root.path(), "b")];
