@@ -69,15 +69,18 @@ done
 mount -t tmpfs run /run
 mount -o remount,bind,ro /
 
-unshare --net sleep infinity &
-network=/proc/$!/ns/net
-until [[ $(readlink $network) != $(readlink /proc/$$/ns/net) ]]; do sleep 0.01; done
-nsenter --net=$network sh -ec "
+# In there, so that it cannot be this host's network that is changed.
+unshare --net bash -ec "
   ip link set lo up
   ip link add eth0 type veth peer name nobody
   ip address add $ADDRESS/24 dev eth0
   ip link set nobody up
-  ip link set eth0 up"
+  ip link set eth0 up
+  touch $TMPDIR/network
+  exec sleep infinity" &
+network=/proc/$!/ns/net
+patiently test -e "$TMPDIR/network"
+
 guest() { nsenter --target "$init" --mount --uts --ipc --net --pid --cgroup -- "$@"; }
 guest_doc() {
   said "$1"
