@@ -101,7 +101,7 @@ impl Op {
 }
 
 /// Upper bounds of the latency buckets, microseconds; one more bucket holds the rest.
-const BOUNDS_US: [u64; 14] =
+pub const BOUNDS_US: [u64; 14] =
     [50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000, 500_000, 1_000_000, 5_000_000];
 
 /// Time from arrival to answer.
@@ -120,6 +120,11 @@ impl Latency {
 
     pub fn count(&self) -> u64 {
         self.buckets.iter().sum()
+    }
+
+    /// By bucket.
+    pub fn counts(&self) -> &[u64] {
+        &self.buckets
     }
 }
 
@@ -194,6 +199,13 @@ impl Metrics {
             *(if op.is_read() { &mut reads } else { &mut writes }) += failed;
         }
         (reads, writes)
+    }
+
+    /// Of each operation of each table that was asked for anything.
+    pub fn latencies(&self) -> impl Iterator<Item = (AppId, Op, &Latency)> {
+        self.tables.iter().flat_map(|(&app, table)| {
+            Op::ALL.into_iter().zip(&table.ops).map(move |(op, metrics)| (app, op, &metrics.answered))
+        })
     }
 
     pub fn forget(&mut self, app: AppId) {

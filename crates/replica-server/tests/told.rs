@@ -119,3 +119,53 @@ fn numbers_are_told_as_tools_of_the_reference_ask_for_them() {
         assert_eq!(sums["primary_replicas"], f64::from(PARTITIONS));
     });
 }
+
+#[test]
+fn percentiles_are_told_by_table_and_by_kind_of_request() {
+    LazyLock::force(&LOG);
+    run(async || {
+        let cluster = cluster("").await;
+        let client = Client::new(&cluster.meta, PARTITIONS);
+        for key in 0..20 {
+            client.put(&format!("h{key}"), "s", "v").await;
+            client.get(&format!("h{key}"), "s").await.unwrap();
+        }
+        let tables = format!("/metrics?types=table&attributes=table_id,{APP}&with_metric_fields=");
+        let profilers = "/metrics?types=profiler&metrics=profiler_server_rpc_latency_ns";
+        let mut primaries = 0;
+        for node in &cluster.nodes {
+            let told = [http_get(node, &tables).await, http_get(node, profilers).await];
+            let [table, profiler] = told
+                .map(|text| serde_json::from_str::<Value>(text.split_once("\r\n\r\n").unwrap().1).unwrap());
+            let percentiles = |metric: &Value| {
+                ["p50", "p90", "p95", "p99", "p999"].map(|name| metric[name].as_u64().unwrap())
+            };
+            let of_tasks: BTreeMap<_, _> = profiler["entities"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|entity| {
+                    let metric = &entity["metrics"][0];
+                    assert_eq!(metric.as_object().unwrap().len(), 6, "name and percentiles: {metric}");
+                    (entity["id"].as_str().unwrap(), percentiles(metric))
+                })
+                .collect();
+            assert_eq!((of_tasks.len(), of_tasks["task@RPC_RRDB_RRDB_CHECK_AND_SET"]), (13, [0; 5]));
+            let Some(entity) = table["entities"].get(0) else { continue };
+            primaries += 1;
+            assert_eq!(entity["id"], format!("table@{APP}"));
+            for (name, task) in [("get_latency_ns", "GET"), ("put_latency_ns", "PUT")] {
+                let metrics = entity["metrics"].as_array().unwrap();
+                let metric = metrics
+                    .iter()
+                    .find(|metric| metric["name"] == name)
+                    .unwrap_or_else(|| panic!("{name}: {entity}"));
+                assert_eq!((&metric["type"], &metric["unit"]), (&"Percentile".into(), &"NanoSeconds".into()));
+                let of_table = percentiles(metric);
+                assert!(of_table[0] > 0 && of_table.is_sorted(), "{metric}");
+                assert_eq!(of_table, of_tasks[&*format!("task@RPC_RRDB_RRDB_{task}")], "the only table");
+            }
+        }
+        assert!(primaries > 0);
+    });
+}

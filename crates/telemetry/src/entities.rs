@@ -16,14 +16,32 @@ use prometheus::Registry;
 use prometheus::proto::{MetricFamily, MetricType};
 use serde_json::{Map, Value, json};
 
+use crate::percentiles::{Percentiles, QUANTILES};
+
 /// One metric of an entity. Rates are for the reader: two answers and the difference of their `timestamp_ns`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Metric {
     pub name: Cow<'static, str>,
-    is_counter: bool,
     unit: &'static str,
     help: Cow<'static, str>,
-    value: Value,
+    reading: Reading,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+enum Reading {
+    Gauge(Value),
+    Counter(Value),
+    Percentile(Percentiles),
+}
+
+impl Reading {
+    const fn type_name(&self) -> &'static str {
+        match self {
+            Self::Gauge(_) => "Gauge",
+            Self::Counter(_) => "Counter",
+            Self::Percentile(_) => "Percentile",
+        }
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -40,7 +58,7 @@ impl Entity {
         help: &'static str,
         value: impl Into<Value>,
     ) -> &mut Self {
-        self.add(name.into(), false, unit, help.into(), value.into())
+        self.add(name.into(), unit, help.into(), Reading::Gauge(value.into()))
     }
 
     /// A number that only grows, until the process ends.
@@ -51,18 +69,27 @@ impl Entity {
         help: &'static str,
         value: u64,
     ) -> &mut Self {
-        self.add(name.into(), true, unit, help.into(), value.into())
+        self.add(name.into(), unit, help.into(), Reading::Counter(value.into()))
+    }
+
+    pub fn percentile(
+        &mut self,
+        name: impl Into<Cow<'static, str>>,
+        unit: &'static str,
+        help: &'static str,
+        values: Percentiles,
+    ) -> &mut Self {
+        self.add(name.into(), unit, help.into(), Reading::Percentile(values))
     }
 
     fn add(
         &mut self,
         name: Cow<'static, str>,
-        is_counter: bool,
         unit: &'static str,
         help: Cow<'static, str>,
-        value: Value,
+        reading: Reading,
     ) -> &mut Self {
-        self.metrics.push(Metric { name, is_counter, unit, help, value });
+        self.metrics.push(Metric { name, unit, help, reading });
         self
     }
 }
@@ -90,6 +117,11 @@ impl Entities {
         self.of("disk", format!("disk@{tag}"), [("tag", tag), ("data_dir", data_dir)])
     }
 
+    /// Of all requests of one kind, whatever their table; `task` is its name on the wire.
+    pub fn profiler(&mut self, task: &str) -> &mut Entity {
+        self.of("profiler", format!("task@{task}"), [("task_name", task)])
+    }
+
     fn of<'a>(
         &mut self,
         kind: &'static str,
@@ -113,9 +145,9 @@ impl Entities {
 
     fn add_family(&mut self, family: &MetricFamily) {
         for series in family.get_metric() {
-            let (is_counter, number) = match family.get_field_type() {
-                MetricType::GAUGE => (false, series.get_gauge().get_value()),
-                MetricType::COUNTER => (true, series.get_counter().get_value()),
+            let (reading, number): (fn(Value) -> Reading, f64) = match family.get_field_type() {
+                MetricType::GAUGE => (Reading::Gauge, series.get_gauge().get_value()),
+                MetricType::COUNTER => (Reading::Counter, series.get_counter().get_value()),
                 _ => continue,
             };
             // Labels of the whole process are in the head of the answer; a table's name may change, its id does not.
@@ -132,7 +164,7 @@ impl Entities {
                 n => Value::from(n),
             };
             let (name, help) = (family.name().to_owned(), family.help().to_owned());
-            entity.add(name.into(), is_counter, "", help.into(), value);
+            entity.add(name.into(), "", help.into(), reading(value));
         }
     }
 }
@@ -180,7 +212,7 @@ enum Fields {
 impl Fields {
     fn shows(&self, name: &str) -> bool {
         match self {
-            Self::Brief => ["name", "value"].contains(&name),
+            Self::Brief => !["type", "unit", "desc"].contains(&name),
             Self::All => true,
             Self::These(names) => names.iter().any(|wanted| wanted == name),
         }
@@ -268,13 +300,20 @@ impl Query {
     }
 
     fn metric(&self, metric: &Metric) -> Value {
-        let fields = [
-            ("type", Value::from(if metric.is_counter { "Counter" } else { "Gauge" })),
+        let mut fields = vec![
+            ("type", Value::from(metric.reading.type_name())),
             ("name", (*metric.name).into()),
             ("unit", metric.unit.into()),
             ("desc", (*metric.help).into()),
-            ("value", metric.value.clone()),
         ];
+        match &metric.reading {
+            Reading::Gauge(value) | Reading::Counter(value) => fields.push(("value", value.clone())),
+            Reading::Percentile(values) => {
+                fields.extend(
+                    QUANTILES.into_iter().zip(values).map(|((name, _), &value)| (name, value.into())),
+                );
+            }
+        }
         let shown = fields.into_iter().filter(|(name, _)| self.fields.shows(name));
         Value::Object(shown.map(|(name, value)| (name.to_owned(), value)).collect::<Map<_, _>>())
     }
@@ -332,6 +371,31 @@ mod tests {
         }
         let all = Query::parse([("with_metric_fields", "")]).unwrap();
         assert_eq!(all.fields, Fields::All);
+    }
+
+    #[test]
+    fn percentiles_stand_in_the_place_of_a_value() {
+        let mut all = Entities::default();
+        let times = [1, 2, 3, 4, 5];
+        all.profiler("RPC_X").percentile("profiler_server_rpc_latency_ns", "NanoSeconds", "Times.", times);
+        for (query, want) in [
+            (
+                &[][..],
+                json!({"name": "profiler_server_rpc_latency_ns", "p50": 1, "p90": 2, "p95": 3, "p99": 4, "p999": 5}),
+            ),
+            (
+                &[("with_metric_fields", "type,unit,value,p99")],
+                json!({"type": "Percentile", "unit": "NanoSeconds", "p99": 4}),
+            ),
+        ] {
+            let answer = Query::parse(query.iter().copied()).unwrap().answer(&Origin::default(), &all);
+            let entity = &answer["entities"][0];
+            assert_eq!(
+                (&entity["id"], &entity["attributes"]),
+                (&json!("task@RPC_X"), &json!({"task_name": "RPC_X"}))
+            );
+            assert_eq!(entity["metrics"][0], want, "{query:?}");
+        }
     }
 
     #[test]

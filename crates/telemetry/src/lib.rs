@@ -9,6 +9,7 @@
 //! | [`health`] | why a role is not ready |
 //! | [`shutdown`] | one token, one tracker that waits for all tasks |
 //! | [`entities`] | metrics in JSON, as Apache Pegasus tells them |
+//! | [`percentiles`] | p50 to p999 out of histograms |
 //! | [`text`] | Prometheus text without a registry, written and read |
 //!
 //! ```text
@@ -23,6 +24,7 @@ pub mod entities;
 pub mod health;
 pub mod http;
 pub mod logging;
+pub mod percentiles;
 pub mod registry;
 mod repeats;
 pub mod shutdown;

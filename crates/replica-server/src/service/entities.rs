@@ -2,12 +2,15 @@
 //! disks. Names and units are those of Apache Pegasus where it has them.
 
 use std::rc::Rc;
+use std::time::Instant;
 
 use pegasus_telemetry::entities::{Entities, Query};
+use pegasus_telemetry::percentiles::{Percentiles, Recent, percentiles};
+use pegasus_types::AppId;
 use pegasus_types::meta::ReplicaStatus;
 
 use super::peer_api;
-use crate::metrics::Op;
+use crate::metrics::{BOUNDS_US, Op};
 use crate::node::{NodeState, Shell};
 use crate::partition::Replica;
 
@@ -28,8 +31,11 @@ const OPS: [(&str, &str); Op::ALL.len()] = [
     ("check_and_mutate_requests", "check_and_mutate_bytes"),
 ];
 
+/// Times of requests of late.
+pub type Times = Recent<(AppId, Op)>;
+
 /// Those that `query` may want.
-pub fn of_node(shell: &Rc<Shell>, query: &Query) -> Entities {
+pub fn of_node(shell: &Rc<Shell>, query: &Query, times: &mut Times) -> Entities {
     let mut all = Entities::default();
     if query.wants("server") {
         server(&mut all, shell);
@@ -41,8 +47,33 @@ pub fn of_node(shell: &Rc<Shell>, query: &Query) -> Entities {
         if query.wants("disk") {
             disks(&mut all, state);
         }
+        if query.wants("table") || query.wants("profiler") {
+            latencies(&mut all, state, times);
+        }
     });
     all
+}
+
+/// By table, where Apache Pegasus has them by replica, and of all tables.
+fn latencies(all: &mut Entities, state: &NodeState, times: &mut Times) {
+    const UNIT: &str = "NanoSeconds";
+    const HELP: &str = "From the arrival of a request to its answer, of the last minute or two.";
+    let counts = state.metrics.latencies().map(|(app, op, latency)| ((app, op), latency.counts().to_vec()));
+    let recent = times.look(Instant::now(), counts.collect());
+    for op in Op::ALL {
+        let mut of_all_tables = [0; BOUNDS_US.len() + 1];
+        for ((app, _), counts) in recent.iter().filter(|((_, other), _)| *other == op) {
+            let name = format!("{}_latency_ns", op.name());
+            all.table(&app.to_string()).percentile(name, UNIT, HELP, in_ns(counts));
+            of_all_tables.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
+        }
+        let task = format!("RPC_RRDB_RRDB_{}", op.name().to_uppercase());
+        all.profiler(&task).percentile("profiler_server_rpc_latency_ns", UNIT, HELP, in_ns(&of_all_tables));
+    }
+}
+
+fn in_ns(counts: &[u64]) -> Percentiles {
+    percentiles(&BOUNDS_US.map(|us| us * 1000), counts)
 }
 
 fn server(all: &mut Entities, shell: &Rc<Shell>) {

@@ -18,7 +18,7 @@ use pegasus_telemetry::text::Text;
 use serde_json::json;
 use tokio::sync::{mpsc, oneshot};
 
-use super::entities::of_node;
+use super::entities::{Times, of_node};
 use super::peer_api;
 use crate::node::Shell;
 
@@ -40,11 +40,14 @@ pub fn routes(shell: &Rc<Shell>, registry: Registry, health: Health, shown: &ser
     let (asker, mut questions) = mpsc::channel(MAX_QUESTIONS);
     let answering = shell.clone();
     shell.shutdown.spawn_local_until(async move {
+        let mut times = Times::new(answering.started);
         while let Some(question) = questions.recv().await {
             // Who has gone needs no answer.
             match question {
                 Question::Metrics(answer) => drop(answer.send(metrics_text(&answering))),
-                Question::Entities(query, answer) => drop(answer.send(of_node(&answering, &query))),
+                Question::Entities(query, answer) => {
+                    drop(answer.send(of_node(&answering, &query, &mut times)));
+                }
                 Question::Replicas(answer) => drop(answer.send(replicas_json(&answering))),
             }
         }
