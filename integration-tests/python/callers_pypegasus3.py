@@ -4,9 +4,12 @@ Usage: callers_pypegasus3.py HOST:PORT[,HOST:PORT..] TRIES   TRIES = how often, 
 input ends, then tells how it was.
 
 The client looks where the partitions are every 2 s, if an answer has shown that it does not know: whoever waits for that
-must not notice that servers are restarted.
+must not notice that servers are restarted. As it looks it closes its connections; what is in flight there times out after
+2 s, and counts as a first try, too.
 """
 
+import collections
+import logging
 import sys
 import time
 import traceback
@@ -31,13 +34,23 @@ def later(seconds):
     return d
 
 
+def now():
+    """As in the logs of the servers and of the client."""
+    t = time.time()
+    return time.strftime("%H:%M:%S", time.gmtime(t)) + ".%03d" % (t % 1 * 1000)
+
+
 class Seen:
     def __init__(self, tries):
         self.tries = tries
         self.operations = 0
         # By how many more tries they needed.
-        self.again = {}
-        self.failed = []
+        self.again = collections.Counter()
+        # What came instead of what was wanted.
+        self.answers = collections.Counter()
+        # Operations that did not succeed at once: what came, and when.
+        self.incidents = []
+        self.failed = 0
         self.longest_s = 0
 
 
@@ -63,17 +76,22 @@ def attempt(call, wanted):
 def operate(seen, what, call, wanted=None):
     begun = time.monotonic()
     wrong = []
-    while True:
+    while len(wrong) <= seen.tries:
+        asked = now()
         answer = yield attempt(call, wanted)
         if answer is None:
             break
-        wrong.append(answer)
-        if len(wrong) > seen.tries:
-            seen.failed.append("%s: %s" % (what, ", then ".join(wrong)))
-            break
-        yield later(AGAIN_AFTER_S)
-    if wrong and len(wrong) <= seen.tries:
-        seen.again[len(wrong)] = seen.again.get(len(wrong), 0) + 1
+        seen.answers[answer] += 1
+        wrong.append("%s-%s %s" % (asked, now(), answer))
+        if len(wrong) <= seen.tries:
+            yield later(AGAIN_AFTER_S)
+    if wrong:
+        end = "well" if len(wrong) <= seen.tries else "FAILED"
+        seen.incidents.append("%s: %s, then %s" % (what, ", ".join(wrong), end))
+    if len(wrong) > seen.tries:
+        seen.failed += 1
+    elif wrong:
+        seen.again[len(wrong)] += 1
     seen.operations += 1
     seen.longest_s = max(seen.longest_s, time.monotonic() - begun)
 
@@ -100,11 +118,11 @@ def main(metas, tries, outcome):
         print("ready", flush=True)
         seen = Seen(tries)
         yield defer.gatherResults([caller(client, seen, index) for index in range(CALLERS)])
-        for failure in seen.failed[:20]:
-            print(failure)
+        if seen.failed:
+            print("\n".join(seen.incidents[-200:]))
         print(
-            "%d operations, %s failed, more tries needed: %s, the longest took %.1f s"
-            % (seen.operations, len(seen.failed), seen.again or "none", seen.longest_s)
+            "%d operations, %d failed, more tries needed: %s, answers %s, the longest took %.1f s"
+            % (seen.operations, seen.failed, dict(seen.again), dict(seen.answers), seen.longest_s)
         )
         if not seen.failed and seen.operations > 0:
             outcome.append(True)
@@ -115,6 +133,11 @@ def main(metas, tries, outcome):
 
 
 if __name__ == "__main__":
+    for handler in logging.getLogger().handlers:
+        # With milliseconds, which the client's own format lacks.
+        formatter = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
+        formatter.converter = time.gmtime
+        handler.setFormatter(formatter)
     done = []
     reactor.callWhenRunning(main, sys.argv[1].split(","), int(sys.argv[2]), done)
     reactor.run()
