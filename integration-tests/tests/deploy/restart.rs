@@ -2,12 +2,15 @@
 
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pegasus_integration_tests::{TestCluster, Writers, block_on};
 use pegasus_onebox::{Options, State};
 
 use crate::servers::{programs, run};
+
+/// Asked for between two servers: longer than a restart takes.
+const PAUSE_S: u64 = 12;
 
 /// Set when the test is over, also by a panic.
 struct Over<'a>(&'a AtomicBool);
@@ -18,17 +21,21 @@ impl Drop for Over<'_> {
     }
 }
 
-fn supervise(cluster: &TestCluster, over: &AtomicBool) {
+/// When it started one again.
+fn supervise(cluster: &TestCluster, over: &AtomicBool) -> Vec<Instant> {
+    let mut started = Vec::new();
     while !over.load(Ordering::Relaxed) {
         for name in cluster.replicas() {
-            if cluster.status(&name).unwrap().state == State::Dead
-                && let Err(error) = cluster.start_member(&name)
-            {
-                println!("{name}: {error:#}"); // its port may not be free yet: tried again
+            if cluster.status(&name).unwrap().state == State::Dead {
+                match cluster.start_member(&name) {
+                    Ok(_) => started.push(Instant::now()),
+                    Err(error) => println!("{name}: {error:#}"), // its port may not be free yet: tried again
+                }
             }
         }
         std::thread::sleep(Duration::from_millis(100));
     }
+    started
 }
 
 #[test]
@@ -37,9 +44,9 @@ fn all_replica_servers_restart_and_no_write_fails() {
     let pids = || cluster.replicas().iter().map(|name| cluster.pid(name).unwrap()).collect::<Vec<_>>();
     let before = pids();
     let over = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        let _over = Over(&over);
-        scope.spawn(|| supervise(&cluster, &over));
+    let started = std::thread::scope(|scope| {
+        let until_over = Over(&over);
+        let supervisor = scope.spawn(|| supervise(&cluster, &over));
         block_on(async {
             let table = cluster.table().await;
             let writers = Writers::start(&table, 4, 100);
@@ -47,7 +54,16 @@ fn all_replica_servers_restart_and_no_write_fails() {
             let metas = cluster.metas();
             let restarting = std::thread::spawn(move || {
                 let shell = programs().join("pegasus_shell");
-                run(Command::new(shell).args(["--meta", &metas, "rolling_restart", "-w", "120"]))
+                let pause = PAUSE_S.to_string();
+                run(Command::new(shell).args([
+                    "--meta",
+                    &metas,
+                    "rolling_restart",
+                    "-w",
+                    "120",
+                    "-p",
+                    &pause,
+                ]))
             });
             while !restarting.is_finished() {
                 writers.proceed(5).await;
@@ -59,7 +75,12 @@ fn all_replica_servers_restart_and_no_write_fails() {
             println!("{told}");
             assert!(told.ends_with("3 of 3 replica-servers restarted\n"), "{told}");
         });
+        drop(until_over);
+        supervisor.join().unwrap()
     });
+    let between: Vec<_> = started.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    assert_eq!(between.len(), 2, "{between:?}");
+    assert!(between.iter().all(|time| *time >= Duration::from_secs(PAUSE_S)), "{between:?}");
     let after = pids();
     assert!(before.iter().all(|pid| !after.contains(pid)), "{before:?} {after:?}");
 }

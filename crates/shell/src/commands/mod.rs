@@ -90,7 +90,7 @@ commands! {
     "balance" ["g:p:f:t:n"] "-g <app_id.index> -p move_pri|copy_pri|copy_sec -f <from> -t <to> | -n": "have one partition moved; -n shows the moves that the meta-server would make now and makes none";
     "balance_plan" / "get_balance_plan" [""] "": "the moves that would spread primaries and copies evenly, and what nodes would hold then; nothing is moved";
     "drain" ["uw:"] "<node> [-u] [-w seconds]": "have a node emptied that goes on working, before it is taken away; -w waits until it holds nothing, -u takes the order back";
-    "rolling_restart" ["w:r:"] "[-r|--role replica|meta|collector] [server ...] [-w seconds=600]": "restart servers of a role (replica) one after the other, all of them or those named: each hands over, ends, is started by its supervisor and catches up before the next; a collector has to be named";
+    "rolling_restart" ["w:r:p:"] "[-r|--role replica|meta|collector] [server ...] [-w seconds=600] [-p seconds=3]": "restart servers of a role (replica) one after the other, all of them or those named: each hands over, ends, is started by its supervisor and catches up, and -p is waited, before the next; a collector has to be named";
     "ddd_diagnose" ["g:f:"] "[-g app_id.index -f node]": "partitions of which no member is alive; -g and -f have one begin again with that node's copy: what only others hold is lost";
     "remote_command" ["t:l:"] "[-t all|meta-server|replica-server] [-l host:port,...] <command> [argument ...]": "have servers execute a command, all of them if not told which; `remote_command help` lists what they know, -- comes before arguments with a dash";
     "timeout" [""] "[milliseconds]": "how long one operation may take; without a number tells it";

@@ -1,7 +1,9 @@
 //! `rolling_restart`: servers are restarted one after the other, never two at a time.
 //!
 //! ```text
-//!  all tables healthy? ─▶ server.stop: it hands over and ends ─▶ its supervisor starts it ─▶ it answers, tables healthy ─▶ next
+//!  all tables healthy? ─▶ server.stop: it hands over and ends ─▶ its supervisor starts it ─▶ it answers, tables healthy
+//!        ▲                                                                                           │
+//!        └──────────────────────────────────────── pause, next ──────────────────────────────────────┘
 //! ```
 //!
 //! Whatever does not come about in time ends it: a cluster that is not whole must not lose one more.
@@ -20,6 +22,9 @@ use crate::session::Session;
 
 /// For one server: to hand over, to end, to be started and loaded, and for its replicas to catch up.
 const WITHIN: Duration = Duration::from_secs(600);
+/// Before the next one. A replica-server lingers for 5 s after it has handed over; pypegasus3 needs 7 s until it knows, and
+/// until whoever tries once more has done so: 2 s until it looks, 2 s until what it drops then has timed out, 3 s of pause.
+const PAUSE: Duration = Duration::from_secs(3);
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 /// Ages are told in whole seconds: a process must have this age, so that the next one can be told from it.
 const OLD_ENOUGH: Duration = Duration::from_secs(3);
@@ -66,6 +71,7 @@ impl fmt::Display for Role {
 
 pub async fn rolling_restart(session: &Session, mut args: Args, out: &mut Output<'_>) -> Result {
     let within = args.flag_as::<u64>('w')?.map_or(WITHIN, Duration::from_secs);
+    let pause = args.flag_as::<u64>('p')?.map_or(PAUSE, Duration::from_secs);
     let mut role = args.flag('r').map(<[u8]>::to_vec);
     let mut servers = Vec::new();
     let mut words = args.rest().into_iter();
@@ -80,6 +86,9 @@ pub async fn rolling_restart(session: &Session, mut args: Args, out: &mut Output
     let servers = whom(session, role, servers).await?;
     let mut done = 0;
     for (n, server) in servers.iter().enumerate() {
+        if n > 0 {
+            sleep(pause).await;
+        }
         let begun = Instant::now();
         let restarted = restart(session, role, server, within).await;
         let place = format!("{} of {}", n + 1, servers.len());
