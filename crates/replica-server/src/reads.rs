@@ -145,6 +145,10 @@ async fn thread_for(shell: &Shell, kind: Kind, read: &Read) -> Option<OwnedSemap
         })?;
         let permit = threads.acquire_owned().await;
         shell.with(|state| state.off_loop(kind).waiting -= 1);
+        // Its client has given up: what the disk can do is for the others.
+        if clock::boot_ms() >= end {
+            return None;
+        }
         // Looked at with the thread in hand: else all that wait would see the room for one.
         if read.reply.has_room() {
             return permit.ok();
@@ -410,7 +414,7 @@ impl NodeState {
                     for parked in self.parked.take(gpid) {
                         match parked {
                             Parked { what: What::Read(read), .. } => {
-                                self.read(shell, now, Read { began_us: now_us, ..read });
+                                self.read(shell, now, Read { began_us: now_us, from_disk: None, ..read });
                             }
                             answer => self.send_or_park(answer),
                         }
