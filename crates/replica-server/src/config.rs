@@ -76,9 +76,9 @@ pegasus_config::section! {
     /// Copies of partitions between nodes.
     pub struct Nfs = "nfs" {
         /// What this node copies from others, all its disks together, in MiB/s; 0 = no limit.
-        max_copy_rate_megabytes_per_disk: u32 = 100, in 0..=100_000;
+        max_copy_rate_megabytes_per_disk: u32 = 32, in 0..=100_000;
         /// What this node gives to others to copy, all its disks together, in MiB/s; 0 = no limit.
-        max_send_rate_megabytes_per_disk: u32 = 100, in 0..=100_000;
+        max_send_rate_megabytes_per_disk: u32 = 32, in 0..=100_000;
     }
 }
 

@@ -85,7 +85,8 @@ const BASE_HELP: &[(&str, &str)] = &[
     ("/configs", "all settings"),
     (
         "/metrics",
-        "metrics as Prometheus text; with [types=t,..&ids=..&attributes=key,value,..&metrics=name,..&detail=true|false&with_metric_fields=name,value,..] as JSON",
+        "Prometheus text for who accepts text/plain, and of a collector; else JSON \
+         [types=t,..&ids=..&attributes=key,value,..&metrics=name,..&detail=true|false&with_metric_fields=name,value,..]",
     ),
     ("/livez", "200 while the process works"),
     ("/readyz", "200 when ready to serve, else 503 and why"),

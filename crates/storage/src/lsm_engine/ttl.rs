@@ -1,5 +1,5 @@
-//! What compaction drops: rows that have long expired. Also how a compaction is told to stop, and how its output is
-//! written behind.
+//! What compaction drops: rows that have long expired. Also how a compaction is told to stop, and has its output
+//! synced meanwhile.
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -1,20 +1,20 @@
-//! Tables go to the disk while they are written.
+//! Tables are synced while they are written.
 //!
-//! `lsm-tree` writes a table and syncs it at its end: until then the page cache takes everything, then tens of megabytes
-//! stand in the disk's queue at once, and whoever reads from that disk or syncs a log waits behind them. So the system is
-//! told every few megabytes to begin. A hint: what is durable is what the sync at the end says.
+//! `lsm-tree` writes a table and syncs it at its end: until then the page cache takes everything, then tens of megabytes are
+//! flushed at once, and whoever reads from that disk or syncs a log waits behind them. A read of 4 KiB beside tables of 29 MB,
+//! 58 MB/s of them, took 34 ms (the 99th of a hundred; 0.4 ms on the idle disk), and 7 ms when they were synced every 2 MiB.
+//! To tell the system to begin to write (`sync_file_range`, `posix_fadvise`) did not help: it is the flush that holds up.
+//!
+//! What is durable is what the sync at the end says.
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
-use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
-
-use rustix::fs::Advice;
 
 use super::manifest::table_ids;
 
-/// Of rows, before they are compressed. A disk takes so much within some milliseconds.
+/// Of rows, before they are compressed.
 const EVERY_BYTES: usize = 2 << 20;
 
 /// Of one flush or compaction.
@@ -23,8 +23,8 @@ pub struct Writeback {
     tables: PathBuf,
     /// Tables beyond this one are new.
     last_id: u64,
-    /// What of the new ones is on its way.
-    sent: BTreeMap<u64, u64>,
+    /// So many bytes of the new ones are synced.
+    synced: BTreeMap<u64, u64>,
     /// Since then.
     written: usize,
 }
@@ -34,7 +34,7 @@ impl Writeback {
     pub fn new(dir: &Path) -> Self {
         let tables = dir.join("tables");
         let last_id = table_ids(&tables).ok().and_then(|ids| ids.last().copied()).unwrap_or(0);
-        Self { tables, last_id, sent: BTreeMap::new(), written: 0 }
+        Self { tables, last_id, synced: BTreeMap::new(), written: 0 }
     }
 
     /// So many bytes of rows more were given to the writer.
@@ -44,21 +44,19 @@ impl Writeback {
             return;
         }
         self.written = 0;
-        if let Err(error) = self.send() {
-            // A table that was finished and merged away meanwhile, if anything.
-            tracing::debug!(tables = %self.tables.display(), %error, "cannot write tables behind");
+        if let Err(error) = self.sync() {
+            // A table that was finished and merged away meanwhile; or the disk, and then the writer is told at its end, too:
+            // each open file hears of a failed write once.
+            tracing::debug!(tables = %self.tables.display(), %error, "cannot sync unfinished tables");
         }
     }
 
-    fn send(&mut self) -> io::Result<()> {
+    fn sync(&mut self) -> io::Result<()> {
         for id in table_ids(&self.tables)?.range(self.last_id + 1..) {
             let file = File::open(self.tables.join(id.to_string()))?;
             let len = file.metadata()?.len();
-            let sent = self.sent.entry(*id).or_default();
-            if let Some(more) = len.checked_sub(*sent).and_then(NonZeroU64::new) {
-                // Begins to write what is dirty there. It is not dropped: pages that are being written are kept.
-                rustix::fs::fadvise(&file, *sent, Some(more), Advice::DontNeed)?;
-                *sent = len;
+            if self.synced.insert(*id, len) != Some(len) {
+                rustix::fs::fdatasync(&file)?;
             }
         }
         Ok(())
@@ -72,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn new_tables_are_sent_as_they_grow() {
+    fn new_tables_are_synced_as_they_grow() {
         let dir = tempfile::tempdir().unwrap();
         let table = |id: u64| dir.path().join("tables").join(id.to_string());
         std::fs::create_dir(dir.path().join("tables")).unwrap();
@@ -82,13 +80,13 @@ mod tests {
         let mut file = File::create(table(4)).unwrap();
         file.write_all(&[1; 5000]).unwrap();
         writeback.wrote(EVERY_BYTES - 1);
-        assert_eq!(writeback.sent, BTreeMap::new(), "not yet enough");
+        assert_eq!(writeback.synced, BTreeMap::new(), "not yet enough");
         writeback.wrote(1);
-        assert_eq!(writeback.sent, BTreeMap::from([(4, 5000)]));
+        assert_eq!(writeback.synced, BTreeMap::from([(4, 5000)]));
         file.write_all(&[1; 5000]).unwrap();
         std::fs::write(table(5), [1; 10]).unwrap();
         writeback.wrote(EVERY_BYTES);
-        assert_eq!(writeback.sent, BTreeMap::from([(4, 10_000), (5, 10)]));
+        assert_eq!(writeback.synced, BTreeMap::from([(4, 10_000), (5, 10)]));
         assert_eq!(std::fs::read(table(4)).unwrap(), [1; 10_000]);
     }
 }
