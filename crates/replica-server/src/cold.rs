@@ -9,7 +9,7 @@ use nix::sys::resource::{UsageWho, getrusage};
 
 /// So many reads that found everything in memory: with more than one miss among them, threads are the better place.
 const WARM_AFTER: u32 = 256;
-/// A read on the loop that took so long, in microseconds, may have waited for the disk; a row in memory takes a fifth.
+/// A read on the loop that took so long, in microseconds, may have waited for the disk.
 const MAY_HAVE_WAITED_US: u64 = 50;
 
 /// What one replica's reads have met.

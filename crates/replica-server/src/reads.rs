@@ -1,8 +1,8 @@
 //! Reads: gate, engine, lease, answer.
 //!
-//! Short reads run on the loop, ranged ones and those that wait for the disk ([`crate::cold`]) on a thread. The lease is looked at *after* the engine
-//! was read (safety-rules.md 1.2): an answer that is given then was true while this node held the role. When the
-//! lease has a hole, the request is parked and read again after the next grant.
+//! Short reads run on the loop, ranged ones and those that wait for the disk ([`crate::cold`]) on a thread. The lease
+//! is looked at *after* the engine was read (safety-rules.md 1.2): an answer that is given then was true while this
+//! node held the role. When the lease has a hole, the request is parked and read again after the next grant.
 
 use std::rc::Rc;
 use std::sync::Arc;

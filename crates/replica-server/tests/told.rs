@@ -83,6 +83,11 @@ fn every_stage_of_a_slow_request_is_told_and_no_key() {
     });
 }
 
+async fn http_json(node: &TestNode, path: &str) -> Value {
+    let answer = http_get(node, path).await;
+    serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap()
+}
+
 #[test]
 fn numbers_are_told_as_tools_of_the_reference_ask_for_them() {
     LazyLock::force(&LOG);
@@ -96,8 +101,7 @@ fn numbers_are_told_as_tools_of_the_reference_ask_for_them() {
         let mut sums = BTreeMap::new();
         for node in &cluster.nodes {
             let asked = "/metrics?types=replica,server&metrics=put_requests,get_requests,read_capacity_units,write_capacity_units,primary_replicas,resident_mem_usage_mb";
-            let answer = http_get(node, asked).await;
-            let told: Value = serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap();
+            let told = http_json(node, asked).await;
             assert_eq!((&told["role"], &told["port"]), (&"replica".into(), &node.address().port().into()));
             for entity in told["entities"].as_array().unwrap() {
                 if entity["type"] == "replica" {
@@ -134,9 +138,7 @@ fn percentiles_are_told_by_table_and_by_kind_of_request() {
         let profilers = "/metrics?types=profiler&metrics=profiler_server_rpc_latency_ns";
         let mut primaries = 0;
         for node in &cluster.nodes {
-            let told = [http_get(node, &tables).await, http_get(node, profilers).await];
-            let [table, profiler] = told
-                .map(|text| serde_json::from_str::<Value>(text.split_once("\r\n\r\n").unwrap().1).unwrap());
+            let (table, profiler) = (http_json(node, &tables).await, http_json(node, profilers).await);
             let percentiles = |metric: &Value| {
                 ["p50", "p90", "p95", "p99", "p999"].map(|name| metric[name].as_u64().unwrap())
             };

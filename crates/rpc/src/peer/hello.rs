@@ -17,7 +17,6 @@ use std::time::Duration;
 use pegasus_types::Node;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 /// First bytes of a peer connection; the listener tells protocols apart by them.
@@ -210,14 +209,6 @@ where
         return Err(HelloError::Refused(Refusal::OtherVersion(version)));
     }
     judged.map_err(HelloError::Refused)
-}
-
-/// For whoever looks at the acceptor's log alone: why is a node that runs not taken in?
-pub(crate) fn tell_other_version(stream: &TcpStream, error: &HelloError) {
-    if matches!(error, HelloError::Refused(Refusal::OtherVersion(_))) {
-        let from = stream.peer_addr().map_or_else(|_| "somebody".to_owned(), |from| from.to_string());
-        tracing::warn!(from, %error, "a peer of another release was turned away");
-    }
 }
 
 fn judge(hello: Hello, me: &Identity, service: Service) -> Result<Remote, Refusal> {

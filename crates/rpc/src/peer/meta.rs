@@ -12,10 +12,10 @@ use pegasus_types::{Gpid, Node};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
-use super::hello::{Class, HelloError, Identity, Remote, Service, admit, tell_other_version};
-use super::link::{CallError, Link, frame_options, prepare_socket};
+use super::hello::{Class, Identity, Remote, Service};
+use super::link::{CallError, Link, frame_options};
 use super::pool::Shared;
-use super::serve::{ServeError, drive};
+use super::serve::{ServeError, drive, take_in};
 use super::transport::ServerWire;
 
 pub use service::{MetaPeer, MetaPeerRequest, MetaPeerResponse};
@@ -51,9 +51,7 @@ pub async fn serve_meta_peer<H>(
 where
     H: MetaPeer + Clone + 'static,
 {
-    prepare_socket(&stream).map_err(HelloError::from)?;
-    let remote = admit(&mut stream, me, Service::Meta).await;
-    let remote = remote.inspect_err(|error| tell_other_version(&stream, error))?;
+    let remote = take_in(&mut stream, me, Service::Meta).await?;
     let wire = ServerWire::new(stream, frame_options(remote.class));
     drive(wire, handler(&remote).serve(), shutdown).await
 }

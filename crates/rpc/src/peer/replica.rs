@@ -14,10 +14,10 @@ use serde::{Deserialize, Serialize};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
-use super::hello::{Class, HelloError, Identity, Remote, Service, admit, tell_other_version};
-use super::link::{CallError, Link, prepare_socket, serve_options};
+use super::hello::{Class, Identity, Remote, Service};
+use super::link::{CallError, Link, serve_options};
 use super::pool::Shared;
-use super::serve::{ServeError, drive};
+use super::serve::{ServeError, drive, take_in};
 use super::transport::ServerWire;
 
 pub use service::{ReplicaPeer, ReplicaPeerRequest, ReplicaPeerResponse};
@@ -93,9 +93,7 @@ pub async fn serve_replica_peer<H>(
 where
     H: ReplicaPeer + Clone + 'static,
 {
-    prepare_socket(&stream).map_err(HelloError::from)?;
-    let remote = admit(&mut stream, me, Service::Replica).await;
-    let remote = remote.inspect_err(|error| tell_other_version(&stream, error))?;
+    let remote = take_in(&mut stream, me, Service::Replica).await?;
     let wire = ServerWire::new(stream, serve_options(remote.class));
     drive(wire, handler(&remote).serve(), shutdown).await
 }

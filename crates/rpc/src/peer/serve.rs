@@ -20,12 +20,14 @@ use serde::de::DeserializeOwned;
 use tarpc::server::{BaseChannel, Serve, TrackedRequest};
 use tarpc::{ChannelError, Response, ServerError};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::frame::FrameError;
-use super::hello::HelloError;
+use super::hello::{HelloError, Identity, Refusal, Remote, Service, admit};
+use super::link::prepare_socket;
 use super::transport::ServerWire;
 
 /// Handlers of one connection that may wait at a time; a request beyond it is answered with an error. Dialers
@@ -52,6 +54,22 @@ impl From<ChannelError<FrameError>> for ServeError {
             | ChannelError::Close(e) => Self::Frame(e),
         }
     }
+}
+
+/// The beginning of an accepted connection, up to who dialled. Who is of another release is told of in the log: whoever
+/// looks there alone asks why a node that runs is not taken in.
+pub(crate) async fn take_in(
+    stream: &mut TcpStream,
+    me: &Identity,
+    service: Service,
+) -> Result<Remote, HelloError> {
+    prepare_socket(stream)?;
+    let remote = admit(stream, me, service).await;
+    if let Err(error @ HelloError::Refused(Refusal::OtherVersion(_))) = &remote {
+        let from = stream.peer_addr().map_or_else(|_| "somebody".to_owned(), |from| from.to_string());
+        tracing::warn!(from, %error, "a peer of another release was turned away");
+    }
+    remote
 }
 
 /// Serves one connection until the dialer closes it, it breaks, or `shutdown` is cancelled. Runs in a LocalSet.
