@@ -37,7 +37,7 @@ const WINDOW: Duration = Duration::from_secs(60);
 
 type Counts<K> = BTreeMap<K, Vec<u64>>;
 
-/// Turns counts since the start of the process into counts of the last while: [`WINDOW`] to twice that when somebody
+/// Turns counts since the start of the process into counts of the last while: one to two minutes when somebody
 /// looks all the time. Costs nothing while nobody does.
 #[derive(Clone, Debug)]
 pub struct Recent<K> {
