@@ -25,7 +25,7 @@ const SOON: Duration = Duration::from_secs(5);
 #[derive(Default)]
 struct Echo {
     held: Rc<RefCell<Vec<ReplyTo>>>,
-    heads: RefCell<Vec<RequestHead>>,
+    heads: Rc<RefCell<Vec<RequestHead>>>,
     value_bytes: usize,
 }
 
@@ -124,12 +124,16 @@ fn pipelined_calls_find_their_answers() {
 fn heads_arrive_in_both_versions() {
     run(async {
         let echo = Echo::default();
+        let heads = echo.heads.clone();
         let (address, server) = start(echo, Limits::default()).await;
         let connection = Connection::connect(address, SOON).await.unwrap();
-        for is_backup in [false, true] {
-            let sent = RequestHead { client_timeout_ms: 123, is_backup, ..head() };
-            connection.call(sent, &get(b"k"), SOON).await.unwrap();
+        let sent = [false, true].map(|is_backup| RequestHead { client_timeout_ms: 123, is_backup, ..head() });
+        for head in sent {
+            connection.call(head, &get(b"k"), SOON).await.unwrap();
         }
+        // The connection numbers its calls.
+        let arrived: Vec<_> = heads.take().into_iter().map(|head| RequestHead { seqid: 0, ..head }).collect();
+        assert_eq!(arrived, sent);
         drop(connection);
         while server.connection_count() > 0 {
             yield_now().await;
@@ -200,6 +204,10 @@ fn reading_stops_while_too_much_is_in_flight() {
                 spawn_local(async move { connection.call(head(), &remove(), SOON).await })
             })
             .collect();
+        while held.borrow().len() < 10 {
+            yield_now().await;
+        }
+        // All are sent by now, and no more are taken.
         sleep(Duration::from_millis(50)).await;
         assert_eq!(held.borrow().len(), 10);
         let mut answered = 0;
@@ -355,9 +363,16 @@ fn who_takes_nothing_for_the_longest_time_has_to_go() {
         for n in [2, 0, 4] {
             let reply = std::mem::replace(&mut replies[n], ReplyTo::capture(&head(), &remove()).0);
             reply.text("x".repeat(32 << 20));
-            sleep(Duration::from_millis(50)).await;
+            // Until the socket takes no more of it.
+            let mut before = usize::MAX;
+            while before != server.unread_bytes() {
+                before = server.unread_bytes();
+                sleep(Duration::from_millis(20)).await;
+            }
         }
-        assert_eq!(server.connection_count(), 2);
+        while server.connection_count() > 2 {
+            yield_now().await;
+        }
         let wanted: Vec<_> = [0, 2, 4].map(|n| replies[n + 1].is_wanted()).into();
         assert_eq!(wanted, [true, false, true]);
     });
@@ -372,8 +387,9 @@ fn half_frames_are_closed_and_idle_connections_kept() {
         idle.call(head(), &get(b"k"), SOON).await.unwrap();
         let mut half = TcpStream::connect(address).await.unwrap();
         half.write_all(&frames([get(b"k")])[..60]).await.unwrap();
-        sleep(Duration::from_millis(50)).await;
-        assert_eq!(server.connection_count(), 2);
+        while server.connection_count() < 2 {
+            yield_now().await;
+        }
         let mut byte = [0];
         assert_eq!(half.read(&mut byte).await.unwrap(), 0, "closed");
         sleep(Duration::from_millis(300)).await;
@@ -396,17 +412,16 @@ fn large_frames_arrive_in_pieces_and_claimed_ones_cost_nothing() {
         // A header that claims 64 MiB minus its own length, and no more.
         let mut claim = frames([get(b"k")]);
         claim[16..20].copy_from_slice(&u32::to_be_bytes((64 << 20) - 48));
+        // In front of it a request: when that is answered the claim, which came with it, has been read.
+        let claim = [frames([get(b"k")]), claim].concat();
         let mut claims = Vec::new();
         for _ in 0..50 {
             let mut stream = TcpStream::connect(address).await.unwrap();
             stream.write_all(&claim).await.unwrap();
+            assert!(stream.read(&mut [0; 1024]).await.unwrap() > 0);
             claims.push(stream);
         }
-        while server.connection_count() < 51 {
-            yield_now().await;
-        }
-        sleep(Duration::from_millis(20)).await;
-        assert_eq!(server.held_bytes(), 0);
+        assert_eq!((server.connection_count(), server.held_bytes()), (51, 0));
 
         // Those that send on are cut off when all together hold too much.
         let mib = vec![0; 1 << 20];
