@@ -102,3 +102,24 @@ fn a_learner_on_a_full_disk_gives_up_and_comes_when_there_is_room() {
         fourth.kill();
     });
 }
+
+#[test]
+fn a_server_starts_on_a_full_disk() {
+    run(async || {
+        let small = SmallDisk::mount(64 * MIB);
+        let Cluster { meta, mut nodes, dir: _dir } =
+            cluster_with(tempfile::tempdir().unwrap(), small.path.join("a"), SETTINGS).await;
+        let client = Client::new(&meta, PARTITIONS);
+        fill_with(&client, "row", 200, ROW_BYTES).await;
+        nodes[0].kill();
+        small.fill_up();
+        nodes[0].restart();
+        for n in 0..200 {
+            let value = client.get(&format!("row{n}"), "s").await;
+            assert_eq!(value.map(|v| v.len()), Some(ROW_BYTES), "row{n}");
+        }
+        std::fs::remove_file(small.path.join("filler")).unwrap();
+        fill_with(&client, "later", 200, ROW_BYTES).await;
+        until_rows(&meta, &client, &nodes[0], 400).await;
+    });
+}

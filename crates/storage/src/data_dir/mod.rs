@@ -144,8 +144,7 @@ impl DataDirs {
         let marked = self.dirs.iter().filter(|dir| dir.lock_marker().is_some());
         let marked: BTreeSet<PathBuf> = marked.map(|dir| dir.spec.path.clone()).collect();
         for dir in self.usable() {
-            // Not saved without need: a full disk is no reason not to start.
-            dir.edit_marker(|marker| {
+            dir.note(|marker| {
                 marker.siblings.extend(marked.iter().filter(|path| **path != dir.spec.path).cloned());
             });
         }
@@ -200,7 +199,7 @@ impl DataDirs {
     /// To be called before anything is acknowledged that is not synced.
     pub fn note_unsynced(&self) {
         for dir in self.usable() {
-            dir.edit_marker(|marker| marker.unsynced = true);
+            dir.must_note(|marker| marker.unsynced = true);
         }
     }
 
@@ -209,7 +208,7 @@ impl DataDirs {
     /// the first one had no time to look at.
     pub fn note_boot(&self, unsynced: bool) {
         for dir in self.usable() {
-            dir.edit_marker(|marker| (marker.boot_id, marker.unsynced) = (marker::boot_id(), unsynced));
+            dir.note(|marker| (marker.boot_id, marker.unsynced) = (marker::boot_id(), unsynced));
         }
     }
 
@@ -343,7 +342,7 @@ impl DataDir {
 
     /// To be called when the log is there, durably, and before the first replica is made.
     pub fn note_log(&self, log_id: u64) {
-        self.edit_marker(|marker| marker.log_id = Some(log_id));
+        self.must_note(|marker| marker.log_id = Some(log_id));
     }
 
     /// Random, made when the directory was first used. None while it is broken.
@@ -411,20 +410,34 @@ impl DataDir {
         }
     }
 
-    fn edit_marker(&self, edit: impl FnOnce(&mut Marker)) {
-        let mut marker = self.lock_marker();
-        let Some(mut next) = marker.clone() else { return };
-        edit(&mut next);
-        if marker.as_ref() == Some(&next) {
-            return;
+    /// What has to be on disk before anything else happens there: a disk on which that fails is broken.
+    fn must_note(&self, edit: impl FnOnce(&mut Marker)) {
+        if let Err(e) = self.edit_marker(edit) {
+            self.mark_broken(&e.to_string());
         }
-        match next.save(&self.spec.path) {
-            Ok(()) => *marker = Some(next),
-            Err(e) => {
-                drop(marker);
-                self.mark_broken(&e.to_string());
+    }
+
+    /// What the next start notes as well. Replicas on a full disk are sound, and to add another one to it is what its
+    /// operator does: neither takes it out.
+    fn note(&self, edit: impl FnOnce(&mut Marker)) {
+        match self.edit_marker(edit) {
+            Ok(()) => {}
+            Err(e) if e.is_full() => {
+                tracing::warn!(disk = %self.spec.tag, error = %e, "a full disk's marker stays as it is")
             }
+            Err(e) => self.mark_broken(&e.to_string()),
         }
+    }
+
+    fn edit_marker(&self, edit: impl FnOnce(&mut Marker)) -> Result<(), SmallFileError> {
+        let mut marker = self.lock_marker();
+        let Some(mut next) = marker.clone() else { return Ok(()) };
+        edit(&mut next);
+        if marker.as_ref() != Some(&next) {
+            next.save(&self.spec.path)?;
+            *marker = Some(next);
+        }
+        Ok(())
     }
 
     fn lock_marker(&self) -> MutexGuard<'_, Option<Marker>> {

@@ -4,8 +4,9 @@ use std::fs;
 use std::path::Path;
 
 use bytes::Bytes;
-use pegasus_storage::{Contract, EngineKind, Health, PartitionEngine};
-use pegasus_types::{Decree, LogLocation};
+use pegasus_storage::data_dir::{DirSpec, DiskState};
+use pegasus_storage::{Contract, DataDirs, EngineKind, Health, PartitionEngine};
+use pegasus_types::{Decree, LogLocation, Node};
 
 use crate::harness::*;
 use crate::small_disk::SmallDisk;
@@ -123,4 +124,39 @@ fn remove(dir: &Path) {
     let garbage = dir.with_extension("gar");
     fs::rename(dir, &garbage).unwrap();
     fs::remove_dir_all(garbage).unwrap();
+}
+
+/// An operator adds a disk because the first one is full, and the machine was started anew before.
+#[test]
+fn a_full_disk_is_not_a_broken_one() {
+    let (full, other) = (SmallDisk::mount(4 * MIB), tempfile::tempdir().unwrap());
+    let spec = |tag: &str, path: &Path| DirSpec { tag: tag.to_owned(), path: path.join("data") };
+    let specs = [spec("full", &full.path), spec("new", other.path())];
+    let open = |specs: &[DirSpec]| DataDirs::open(specs, &Node::new("127.0.0.1:34801"), 10).unwrap();
+    let state = |dirs: &DataDirs, tag: &str| dirs.get(tag).unwrap().state();
+    drop(open(&specs[..1]));
+    full.fill_up();
+
+    let dirs = open(&specs);
+    dirs.note_boot(false);
+    dirs.get("full").unwrap().refresh();
+    assert_eq!(state(&dirs, "full"), DiskState::SpaceInsufficient);
+    assert_eq!(state(&dirs, "new"), DiskState::Normal);
+    drop(dirs);
+    let dirs = open(&specs[..1]);
+    assert!(dirs.get("full").unwrap().rebooted(), "it could not be noted");
+    // Whatever is acknowledged unsynced from here on would be trusted after a power cut.
+    dirs.note_unsynced();
+    assert!(matches!(state(&dirs, "full"), DiskState::Broken(_)));
+    drop(dirs);
+
+    fs::remove_file(full.path.join("filler")).unwrap();
+    let dirs = open(&specs);
+    dirs.note_boot(false);
+    drop(dirs);
+    // Now each names the other.
+    fs::remove_dir_all(other.path().join("data")).unwrap();
+    let dirs = open(&specs);
+    assert!(!dirs.get("full").unwrap().rebooted());
+    assert!(matches!(state(&dirs, "new"), DiskState::Broken(why) if why.contains("not mounted")));
 }
