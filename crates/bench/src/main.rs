@@ -13,8 +13,6 @@
 //!                            workload   measure + cpu
 //! ```
 
-#![allow(clippy::print_stdout, reason = "the report is the product")]
-
 mod args;
 mod cpu;
 mod measure;
@@ -22,6 +20,8 @@ mod pegasus;
 mod redis;
 mod report;
 mod workload;
+
+use std::io::Write as _;
 
 use anyhow::{Context, Result};
 use clap::Parser;
@@ -57,10 +57,11 @@ async fn run(args: &Args) -> Result<()> {
         }
     }
     let mut report = Report::new(args, &durability, &servers);
+    writeln!(std::io::stdout().lock(), "{report}")?;
     for case in cases {
         eprintln!("{case}: {} round(s) of {} s", args.rounds, args.seconds);
         let case_report = run_case(args, case, &cluster, &servers, redis.as_ref()).await?;
-        println!("{case_report}");
+        writeln!(std::io::stdout().lock(), "{case_report}")?;
         report.cases.push(case_report);
     }
     if let Some(path) = &args.json {

@@ -31,7 +31,7 @@ impl Report {
     pub fn new(args: &Args, durability: &str, servers: &[Process]) -> Self {
         let cpu_info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let cpu = cpu_info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
-        let report = Self {
+        Self {
             durability: durability.to_owned(),
             machine: Machine {
                 cores: std::thread::available_parallelism().map_or(0, usize::from),
@@ -43,9 +43,7 @@ impl Report {
             keys: args.keys,
             distribution: args.distribution.name(),
             cases: Vec::new(),
-        };
-        println!("{report}");
-        report
+        }
     }
 }
 

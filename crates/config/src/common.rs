@@ -219,7 +219,7 @@ impl Network {
 
 impl MetaList {
     pub fn check(&self, loaded: &mut Loaded) {
-        if self.server_list.is_empty() {
+        if self.server_list.is_empty() && !loaded.has_variable("meta_server", "server_list") {
             loaded.mistake("meta_server", "server_list", "is empty: expected host:port of every meta-server");
         }
     }

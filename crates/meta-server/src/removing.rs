@@ -41,8 +41,7 @@ impl Removed {
     /// For people: what was done, and what is left to do in the `directories` of each host.
     pub fn text(&self, directories: impl IntoIterator<Item = PathBuf>) -> String {
         let names = |nodes: &[Node]| nodes.iter().map(Node::as_str).collect::<Vec<_>>().join(", ");
-        let mut told =
-            format!("Removed {}: {} tables ({}).\n", self.place, self.tables.len(), self.tables.join(", "));
+        let mut told = format!("Removed {}\nIts tables: {}\n", self.place, self.tables.join(", "));
         if !self.left.is_empty() {
             let _ = writeln!(told, "Not of this cluster, still there: {}", self.left.join(", "));
         }

@@ -1,7 +1,7 @@
 //! The process: command line, configuration, logs, one thread per role, signals. No logic of a role.
 //!
 //! ```text
-//!  args + config.ini --settings--> every mistake at once, exit 1
+//!  args + config.ini --settings--> every mistake at once, exit 78
 //!        |                         or Settings
 //!        v
 //!  main thread: signals ── Shutdown ──┬─ thread "meta":      current_thread runtime, LocalSet, start(), wait()
@@ -10,7 +10,7 @@
 //! ```
 //!
 //! The first SIGTERM lets the replica-server hand its primaries over and then stops all roles, within a bound. A second
-//! one, or SIGINT, stops them without that; one more exits at once.
+//! one, or SIGINT, stops them without that; a third one exits at once.
 //! A role that ends by itself stops the others, and the exit code is 1. A configuration that cannot work ends with 78
 //! (EX_CONFIG of sysexits.h): starting again changes nothing, which the service units know.
 
