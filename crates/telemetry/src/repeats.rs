@@ -6,9 +6,11 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use serde_json::json;
 use tracing::callsite::Identifier;
 use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::layer::{Context, Filter};
 use tracing_subscriber::registry::LookupSpan;
@@ -88,7 +90,7 @@ where
         let left_out = self.repeats.take_left_out(event.metadata());
         if left_out > 0 {
             match self.json {
-                true => writeln!(writer, "{{\"level\":\"WARN\",\"left_out\":{left_out}}}")?,
+                true => writeln!(writer, "{}", as_json(event.metadata().target(), left_out)?)?,
                 false => writeln!(writer, "... {left_out} lines like the next one were left out")?,
             }
         }
@@ -96,9 +98,50 @@ where
     }
 }
 
+/// With the fields of every other line, by which collectors of logs sort.
+fn as_json(target: &str, left_out: u64) -> Result<serde_json::Value, fmt::Error> {
+    let mut timestamp = String::new();
+    SystemTime.format_time(&mut Writer::new(&mut timestamp))?;
+    let fields = json!({"message": "lines like the next one were left out", "left_out": left_out});
+    Ok(json!({"timestamp": timestamp, "level": "WARN", "target": target, "fields": fields}))
+}
+
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Seek};
+
+    use tracing_subscriber::fmt::format::{Format, JsonFields};
+    use tracing_subscriber::layer::{Layer, SubscriberExt};
+
     use super::*;
+
+    #[test]
+    fn as_json_it_is_a_line_like_others() {
+        let (file, repeats) = (Arc::new(tempfile::tempfile().unwrap()), Repeats::default());
+        let format = Told { format: Format::default().json(), repeats: repeats.clone(), json: true };
+        let layer = tracing_subscriber::fmt::layer().fmt_fields(JsonFields::new()).event_format(format);
+        let layer = layer.with_writer(file.clone()).with_filter(repeats.clone());
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
+            for n in 0..2 {
+                tracing::info!(n, "told");
+                repeats.0.lock().unwrap().values_mut().for_each(|count| count.left_out = 7);
+            }
+        });
+        let mut text = String::new();
+        let mut file: &std::fs::File = &file;
+        file.rewind().unwrap();
+        file.read_to_string(&mut text).unwrap();
+        let lines: Vec<serde_json::Value> =
+            text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let [first, left_out, _] = lines.as_slice() else { panic!("{text}") };
+        for line in [first, left_out] {
+            let time = line["timestamp"].as_str().unwrap();
+            assert!(time.len() == "2026-01-01T00:00:00.000000Z".len() && time.ends_with('Z'), "{text}");
+            assert!(line["level"].is_string() && line["fields"]["message"].is_string(), "{text}");
+        }
+        assert_eq!(left_out["target"], first["target"]);
+        assert_eq!(left_out["fields"]["left_out"], 7);
+    }
 
     #[test]
     fn a_place_that_says_too_much_is_cut_short_and_others_are_not() {
