@@ -262,7 +262,7 @@ pub enum ReadResponseBody {
 }
 
 impl WriteRequest {
-    /// incr, check_and_set, check_and_mutate: never to be repeated after an unclear failure
+    /// False of incr, check_and_set and check_and_mutate: never to be repeated after an unclear failure
     /// (safety-rules.md 3.5).
     pub const fn is_idempotent(&self) -> bool {
         match self {

@@ -5,7 +5,8 @@ use std::ops::{Add, Sub};
 
 use serde::{Deserialize, Serialize};
 
-/// Milliseconds on one node's CLOCK_BOOTTIME: monotonic, counts suspended time, means nothing elsewhere.
+/// Milliseconds on a monotonic clock of one process, which means nothing elsewhere. Where leases depend on it, it has to
+/// count suspended time (CLOCK_BOOTTIME).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct Millis(pub u64);
 
