@@ -1,7 +1,7 @@
 //! What an engine is: the traits that every one of them implements, and what they promise.
 //!
 //! One [`EngineFactory`] per process owns what partitions share (block cache, memory budget, background
-//! threads); one [`PartitionEngine`] per replica. `tests/conformance.rs` holds every engine to this text.
+//! threads); one [`PartitionEngine`] per replica. `tests/conformance` holds every engine to this text.
 
 use std::fmt;
 use std::fs;
@@ -187,7 +187,8 @@ pub trait PartitionEngine: Send + Sync + fmt::Debug {
 
     /// Applies a committed mutation. `body` as in [`pegasus_types::mutation`]; empty bodies are allowed and only
     /// move the decree. `timestamp_us` is the mutation's. `location` says where the body lies in the log, for
-    /// engines that leave values there. Never waits for the disk and keeps no reference to `body`.
+    /// engines that leave values there. Keeps no reference to `body`, and waits for the disk
+    /// only in an engine that writes in place.
     ///
     /// # Errors
     /// A damaged body, or a decree that does not grow: nothing was applied. Any error of an engine that writes
