@@ -10,6 +10,7 @@ use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -234,11 +235,34 @@ pub trait PartitionEngine: Send + Sync + fmt::Debug {
     fn finish_load(&self, decree: Decree, timestamp_us: u64) -> Result<(), EngineError>;
 
     /// Rewrites the whole partition without overwritten, deleted and long expired rows. Returns when done.
-    fn compact(&self) -> Result<(), EngineError>;
+    fn compact(&self) -> Result<(), EngineError> {
+        self.compact_until(&Stop::default())
+    }
+
+    /// As [`Self::compact`], but ends when `stop` says so; the engine says so, too, when it is in the way of what
+    /// clients write.
+    ///
+    /// # Errors
+    /// [`EngineError::Stopped`]: the rows are where they were.
+    fn compact_until(&self, stop: &Stop) -> Result<(), EngineError>;
 
     fn health(&self) -> Health;
 
     fn sizes(&self) -> Sizes;
+}
+
+/// Ends a compaction early. Clones are one.
+#[derive(Clone, Debug, Default)]
+pub struct Stop(Arc<AtomicBool>);
+
+impl Stop {
+    pub fn stop(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    pub fn is_set(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
 }
 
 /// A partition at one decree. Dropping it lets go of what it pins.
@@ -304,6 +328,8 @@ pub enum EngineError {
     DecreeNotGrowing { applied: Decree, asked: Decree },
     #[error("flush of decree {wanted} waits for the log, which is durable up to {durable}")]
     LogNotDurable { wanted: Decree, durable: Decree },
+    #[error("the compaction was stopped")]
+    Stopped,
     /// An earlier error made this partition unusable.
     #[error("the partition has failed: {0}")]
     Failed(String),

@@ -31,12 +31,12 @@ pub mod replica_meta;
 pub mod rows;
 pub mod schema;
 mod sled_engine;
-mod small_file;
+pub mod small_file;
 
 pub use data_dir::DataDirs;
 pub use engine::{
-    Contract, EngineError, EngineFactory, EngineKind, EngineOptions, Health, PartitionEngine, Pressure, View,
-    new_factory,
+    Contract, EngineError, EngineFactory, EngineKind, EngineOptions, Health, PartitionEngine, Pressure, Stop,
+    View, new_factory,
 };
 pub use replica_meta::ReplicaMeta;
 pub use schema::Value;

@@ -10,7 +10,7 @@ use pegasus_types::{Decree, LogLocation};
 
 use crate::engine::{
     Contract, EngineError, EngineFactory, EngineKind, EngineOptions, FactoryStats, Health, PartitionEngine,
-    Pressure, RowIter, Sizes, View,
+    Pressure, RowIter, Sizes, Stop, View,
 };
 use crate::memtable::{self, Memtable, OpenView, Views};
 use crate::merge;
@@ -157,7 +157,7 @@ impl PartitionEngine for MemoryEngine {
         Ok(())
     }
 
-    fn compact(&self) -> Result<(), EngineError> {
+    fn compact_until(&self, _: &Stop) -> Result<(), EngineError> {
         Ok(())
     }
 

@@ -22,7 +22,7 @@ const TICK: Duration = Duration::from_secs(1);
 const BUDGET_EVERY: Duration = Duration::from_millis(100);
 /// Tables waiting for compaction in one partition at which writers are slowed down, and stopped
 /// (engine-choice.md 7).
-const L0_SLOW: usize = 20;
+pub const L0_SLOW: usize = 20;
 const L0_STOP: usize = 30;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -35,7 +35,7 @@ use pegasus_types::{Decree, LogLocation};
 
 use crate::engine::{
     Contract, EngineError, EngineFactory, EngineKind, EngineOptions, FactoryStats, Health, PartitionEngine,
-    Pressure, Sizes, View, own_dir,
+    Pressure, Sizes, Stop, View, own_dir,
 };
 use crate::schema::Value;
 use background::Background;
@@ -143,8 +143,8 @@ impl PartitionEngine for LsmEngine {
         self.partition.finish_load(decree, timestamp_us)
     }
 
-    fn compact(&self) -> Result<(), EngineError> {
-        self.partition.compact_all()
+    fn compact_until(&self, stop: &Stop) -> Result<(), EngineError> {
+        self.partition.compact_all(stop)
     }
 
     fn health(&self) -> Health {

@@ -247,3 +247,70 @@ fn rows_that_are_copied_in_are_written_once() {
     assert_eq!((engine.durable_decree(), written), (Decree(7), rows));
     assert_eq!(contents(&*engine).unwrap().len(), rows);
 }
+
+#[test]
+fn a_stopped_compaction_leaves_rows_but_no_files() {
+    let tree = Tree::new();
+    let engine = tree.open().unwrap();
+    let before = tree.tables();
+    let stop = Stop::default();
+    stop.stop();
+    assert!(matches!(engine.compact_until(&stop), Err(EngineError::Stopped)));
+    assert_eq!(
+        (engine.health(), contents(&*engine).unwrap()),
+        (crate::engine::Health::Ok, tree.rows.clone())
+    );
+    let begun = std::time::Instant::now();
+    while tree.tables() != before {
+        assert!(begun.elapsed().as_secs() < 20, "{:?} were {before:?}", tree.tables());
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    engine.compact_until(&Stop::default()).unwrap();
+    assert_eq!(tree.factory.stats().failures, 0, "nothing has failed");
+    drop(engine);
+    tree.opens_whole();
+}
+
+#[test]
+fn a_compaction_of_everything_is_in_nobodys_way() {
+    let root = tempfile::tempdir().unwrap();
+    let factory = LsmFactory::new(EngineOptions::default());
+    let shared = factory.background.shared();
+    let [one, two] = ["one", "two"].map(|name| {
+        let partition = Partition::open(&root.path().join(name), shared).unwrap();
+        shared.register(&partition);
+        partition
+    });
+    let flush = |partition: &Arc<Partition>| {
+        let decree = partition.applied().next();
+        let mut body = BodyBuilder::with_capacity(64);
+        body.put(format!("key {}", decree.0 % 5).as_bytes(), [b"value", b""]);
+        partition.apply(decree, 1, &body.finish()).unwrap();
+        partition.seal();
+        partition.flush_sealed().unwrap();
+    };
+    // As if one of them were compacted as a whole.
+    let compacting = partition::lock(&one.compacting);
+    let stop = Stop::default();
+    *partition::lock(&one.purge.stop) = Some(stop.clone());
+    for _ in 0..8 {
+        flush(&one);
+        flush(&two);
+    }
+    let begun = std::time::Instant::now();
+    while two.l0_runs() >= 8 {
+        assert!(begun.elapsed().as_secs() < 20, "the other one is not compacted");
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    one.tick();
+    assert_eq!((one.l0_runs(), stop.is_set()), (8, false));
+    while one.l0_runs() < background::L0_SLOW {
+        flush(&one);
+    }
+    one.tick();
+    assert!(stop.is_set(), "it gives way before clients have to");
+    *partition::lock(&one.purge.stop) = None;
+    drop(compacting);
+    one.compact_all(&Stop::default()).unwrap();
+    assert_eq!((one.l0_runs(), one.sizes().estimated_rows), (0, 6), "five rows and the decree");
+}

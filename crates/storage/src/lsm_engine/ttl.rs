@@ -2,15 +2,15 @@
 //! synced meanwhile.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use lsm_tree::compaction::filter::Context;
 use lsm_tree::compaction::{CompactionFilter, Factory, ItemAccessor, Verdict};
 
 use super::writeback::Writeback;
-use crate::engine::RESERVED_KEYS;
+use crate::engine::{RESERVED_KEYS, Stop};
 use crate::schema::{Value, may_purge};
 
 /// Shared between a partition and the compactions of its tree.
@@ -18,6 +18,8 @@ use crate::schema::{Value, may_purge};
 pub struct Purge {
     pub newest_committed_us: AtomicU64,
     pub closed: AtomicBool,
+    /// Of the compaction of everything that is under way.
+    pub stop: Mutex<Option<Stop>>,
 }
 
 pub struct PurgeFactory {
@@ -29,15 +31,16 @@ pub struct PurgeFactory {
 
 struct PurgeFilter {
     shared: Arc<Purge>,
+    stop: Option<Stop>,
     purge_after_s: u64,
     local_unix_s: u64,
     newest_committed_us: u64,
     writeback: Writeback,
 }
 
-/// The partition is being closed.
+/// The partition is being closed, or the compaction was asked to end.
 pub fn stopped() -> lsm_tree::Error {
-    lsm_tree::Error::Io(std::io::Error::other("the partition is closing"))
+    lsm_tree::Error::Io(std::io::Error::new(std::io::ErrorKind::Interrupted, "it was asked to end"))
 }
 
 impl Factory for PurgeFactory {
@@ -48,6 +51,7 @@ impl Factory for PurgeFactory {
     fn make_filter(&self, _: &Context) -> Box<dyn CompactionFilter> {
         Box::new(PurgeFilter {
             shared: Arc::clone(&self.shared),
+            stop: self.shared.stop.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             purge_after_s: self.purge_after.as_secs(),
             local_unix_s: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
             newest_committed_us: self.shared.newest_committed_us.load(Ordering::Acquire),
@@ -58,7 +62,7 @@ impl Factory for PurgeFactory {
 
 impl CompactionFilter for PurgeFilter {
     fn filter_item(&mut self, item: ItemAccessor<'_>, _: &Context) -> lsm_tree::Result<Verdict> {
-        if self.shared.closed.load(Ordering::Relaxed) {
+        if self.shared.closed.load(Ordering::Relaxed) || self.stop.as_ref().is_some_and(Stop::is_set) {
             return Err(stopped());
         }
         if item.key().starts_with(&RESERVED_KEYS) {

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::ops::Bound;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, MutexGuard, TryLockError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -12,7 +12,7 @@ use lsm_tree::compaction::Leveled;
 use lsm_tree::{AbstractTree, InternalValue, SeqNo, ValueType};
 use pegasus_types::Decree;
 
-use super::background::Work;
+use super::background::{L0_SLOW, Work};
 use super::guard::guarded;
 use super::manifest::{self, Found};
 use super::partition::{Partition, lock};
@@ -20,7 +20,7 @@ use super::state::{Sealed, State};
 use super::tables::Tables;
 use super::ttl;
 use super::writeback::Writeback;
-use crate::engine::{EngineError, Health};
+use crate::engine::{EngineError, Health, Stop};
 use crate::schema::{DECREE_KEY, encode_decree};
 
 /// Old versions of a row are needed by nobody who asks the tree: views hold the tables that they see.
@@ -62,6 +62,10 @@ impl Partition {
         if is_old || is_quiet {
             self.seal();
         }
+        // Clients would wait soon for what cannot be compacted meanwhile.
+        if self.l0_runs() >= L0_SLOW {
+            self.stop_compacting_all("many tables wait for compaction");
+        }
         if lock(&self.health).last_failure.is_some_and(|at| at.elapsed() >= RETRY_AFTER) {
             self.shared.queue(Work::Flush, self);
             self.shared.queue(Work::Compact, self);
@@ -78,7 +82,14 @@ impl Partition {
     }
 
     pub fn run_compaction(self: &Arc<Self>) {
-        match self.compact_some() {
+        // A compaction of everything may take long, and other partitions wait for this thread. It queues this anew when
+        // it ends.
+        let compacting = match self.compacting.try_lock() {
+            Ok(compacting) => compacting,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return,
+        };
+        match self.compact_some(compacting) {
             Ok(true) => self.shared.queue(Work::Compact, self),
             Ok(false) | Err(EngineError::Failed(_) | EngineError::ShutDown) => {}
             Err(e) => self.work_failed("compaction", &e),
@@ -96,7 +107,8 @@ impl Partition {
                 return Err(EngineError::LogNotDurable { wanted: oldest.decree, durable });
             }
             while self.l0_runs() >= MAX_L0_RUNS {
-                if !self.compact_some()? && self.l0_runs() >= MAX_L0_RUNS {
+                self.stop_compacting_all("there is no room for another table");
+                if !self.compact_some(lock(&self.compacting))? && self.l0_runs() >= MAX_L0_RUNS {
                     return Err(EngineError::Failed(
                         "compaction does not reduce the number of tables".to_owned(),
                     ));
@@ -145,8 +157,7 @@ impl Partition {
     }
 
     /// Runs what compaction is due; true when there may be more.
-    fn compact_some(&self) -> Result<bool, EngineError> {
-        let _compacting = lock(&self.compacting);
+    fn compact_some(&self, _compacting: MutexGuard<'_, ()>) -> Result<bool, EngineError> {
         for _ in 0..COMPACTIONS_IN_A_ROW {
             self.usable()?;
             if let Err(e) = self.check_room(self.state().tables.due_bytes) {
@@ -182,19 +193,51 @@ impl Partition {
         Err(EngineError::io("compaction", io::ErrorKind::StorageFull.into()))
     }
 
-    pub fn compact_all(self: &Arc<Self>) -> Result<(), EngineError> {
+    pub fn compact_all(self: &Arc<Self>, stop: &Stop) -> Result<(), EngineError> {
         self.seal();
         self.flush_sealed()?;
-        let _compacting = lock(&self.compacting);
+        let compacting = lock(&self.compacting);
         self.usable()?;
         if self.state().tables.is_empty() {
             return Ok(());
         }
         self.check_room(self.state().tables.bytes())?;
-        guarded("compaction", || self.tree.major_compact(TABLE_BYTES, NO_SNAPSHOTS))
-            .inspect_err(|e| self.note(e))?;
-        self.shared.counters.compactions.fetch_add(1, Ordering::Relaxed);
-        self.publish(None)
+        *lock(&self.purge.stop) = Some(stop.clone());
+        let done = guarded("compaction", || self.tree.major_compact(TABLE_BYTES, NO_SNAPSHOTS));
+        *lock(&self.purge.stop) = None;
+        let done = match done {
+            Ok(()) => {
+                self.shared.counters.compactions.fetch_add(1, Ordering::Relaxed);
+                self.publish(None)
+            }
+            Err(EngineError::Io { source, .. })
+                if source.kind() == io::ErrorKind::Interrupted && !self.is_closed() =>
+            {
+                // Nothing is wrong, but what it has written must go.
+                lock(&self.health).last_failure = Some(Instant::now());
+                Err(EngineError::Stopped)
+            }
+            Err(e) => {
+                self.note(&e);
+                Err(e)
+            }
+        };
+        drop(compacting);
+        if matches!(done, Err(EngineError::Stopped)) {
+            let _flushing = lock(&self.flushing);
+            self.clear_left_overs()?;
+        }
+        // What became due meanwhile.
+        self.shared.queue(Work::Compact, self);
+        done
+    }
+
+    /// A compaction of everything gives way to what cannot wait so long; its caller may try again later.
+    fn stop_compacting_all(&self, why: &str) {
+        if let Some(stop) = lock(&self.purge.stop).as_ref().filter(|stop| !stop.is_set()) {
+            tracing::info!(partition = %self.dir.display(), why, "the compaction of everything gives way");
+            stop.stop();
+        }
     }
 
     /// Shows readers the tree's newest version, without a memtable that it now contains.
@@ -223,6 +266,7 @@ impl Partition {
             return Ok(());
         }
         self.usable()?;
+        self.stop_compacting_all("files of failed work are removed");
         let _compacting = lock(&self.compacting);
         let published = lock(&self.published);
         // A change of version may fail after its manifest has taken effect (`lsm-tree` opens and syncs that again).

@@ -28,7 +28,7 @@ use pegasus_types::{Decree, LogLocation, mutation};
 
 use crate::engine::{
     Contract, EngineError, EngineFactory, EngineKind, EngineOptions, FactoryStats, Health, PartitionEngine,
-    Pressure, RESERVED_KEYS, Sizes, View, own_dir,
+    Pressure, RESERVED_KEYS, Sizes, Stop, View, own_dir,
 };
 use crate::memtable;
 use crate::merge::decode;
@@ -327,7 +327,7 @@ impl Partition {
 
     /// Removes rows that have long expired. Each is judged and removed with the writer kept out, so that a row
     /// that is written anew meanwhile stays (replication.md 10.3).
-    fn sweep(&self) -> Result<(), EngineError> {
+    fn sweep(&self, stop: &Stop) -> Result<(), EngineError> {
         let purge_after_s = self.shared.options.purge_after.as_secs();
         let local_unix_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let mut lo = Bound::Unbounded;
@@ -348,6 +348,9 @@ impl Partition {
             match page.last() {
                 Some((last, _)) if !self.closed.load(Ordering::Acquire) => lo = Bound::Excluded(last.clone()),
                 _ => return Ok(()),
+            if stop.is_set() {
+                return Err(EngineError::Stopped);
+            }
             }
         }
     }
@@ -367,7 +370,7 @@ impl Partition {
         }
         if timers.swept.elapsed() >= SWEEP_EVERY {
             timers.swept = Instant::now();
-            if let Err(e) = self.noted(self.sweep()) {
+            if let Err(e) = self.noted(self.sweep(&Stop::default())) {
                 tracing::warn!(partition = %self.dir.display(), error = %e, "sweep failed");
             }
         }
@@ -469,11 +472,14 @@ impl PartitionEngine for SledEngine {
     }
 
     /// sled has no compaction; this drops expired rows.
-    fn compact(&self) -> Result<(), EngineError> {
+    fn compact_until(&self, stop: &Stop) -> Result<(), EngineError> {
         let mut timers = lock(&self.partition.maintenance);
         self.partition.usable()?;
         timers.swept = Instant::now();
-        self.partition.noted(self.partition.sweep())
+        match self.partition.sweep(stop) {
+            Err(EngineError::Stopped) => Err(EngineError::Stopped),
+            swept => self.partition.noted(swept),
+        }
     }
 
     fn health(&self) -> Health {
