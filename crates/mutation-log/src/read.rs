@@ -35,7 +35,7 @@ impl Records {
             if unsettled {
                 return Err(LogError::Damaged { gpid, lost: Lost::Unknown });
             }
-            return Ok(Replay::new(Arc::clone(&self.house), gpid, Decree::ZERO, Vec::new()));
+            return Ok(Replay::new(Arc::clone(&self.house), gpid, from, Decree::ZERO, Vec::new()));
         };
         copy.claimed = true;
         match copy.lost {
@@ -56,7 +56,7 @@ impl Records {
         if reached < copy.highest {
             return Err(LogError::Damaged { gpid, lost: Lost::UpTo(copy.highest) });
         }
-        Ok(Replay::new(Arc::clone(&self.house), gpid, copy.committed, places))
+        Ok(Replay::new(Arc::clone(&self.house), gpid, from, copy.committed, places))
     }
 
     /// Mutations `from..=to` of a copy without a gap, each with the ballot under which it was logged, as far as
@@ -88,7 +88,7 @@ impl Records {
         if places.is_empty() {
             return Err(LogError::LogGone { gpid, from });
         }
-        Replay::new(Arc::clone(&self.house), gpid, Decree::ZERO, places)
+        Replay::new(Arc::clone(&self.house), gpid, from, Decree::ZERO, places)
             .map(|read| read.map(|(record, _)| (record.ballot, record.mutation)))
             .collect()
     }
@@ -183,7 +183,7 @@ impl Records {
             Some(copy) => copy.index.range(from.next()..).map(|(_, place)| *place).collect(),
             None => Vec::new(),
         };
-        let records = Replay::new(Arc::clone(&self.house), gpid, Decree::ZERO, places);
+        let records = Replay::new(Arc::clone(&self.house), gpid, from, Decree::ZERO, places);
         export::write(to, copy_id, records.filter_map(Result::ok).map(|(record, _)| record))
     }
 
@@ -221,6 +221,7 @@ impl Records {
 pub struct Replay {
     house: Arc<House>,
     gpid: Gpid,
+    from: Decree,
     committed: Decree,
     places: std::vec::IntoIter<LogLocation>,
     file: Option<(u64, Arc<dyn LogFile>, u32)>,
@@ -228,8 +229,14 @@ pub struct Replay {
 }
 
 impl Replay {
-    pub(crate) fn new(house: Arc<House>, gpid: Gpid, committed: Decree, places: Vec<LogLocation>) -> Self {
-        Self { house, gpid, committed, places: places.into_iter(), file: None, buf: Vec::new() }
+    pub(crate) fn new(
+        house: Arc<House>,
+        gpid: Gpid,
+        from: Decree,
+        committed: Decree,
+        places: Vec<LogLocation>,
+    ) -> Self {
+        Self { house, gpid, from, committed, places: places.into_iter(), file: None, buf: Vec::new() }
     }
 
     /// Highest commit point that any record of the copy tells.
@@ -239,7 +246,7 @@ impl Replay {
 
     fn read(&mut self, place: LogLocation) -> Result<Record, LogError> {
         if self.file.as_ref().is_none_or(|(number, ..)| *number != place.segment) {
-            let gone = LogError::LogGone { gpid: self.gpid, from: Decree::ZERO };
+            let gone = LogError::LogGone { gpid: self.gpid, from: self.from };
             let (file, seed) = self.house.lock().file(place.segment).ok_or(gone)?;
             self.file = Some((place.segment, file, seed));
         }

@@ -15,7 +15,7 @@
 //!
 //! Copies that are none of these go on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 
@@ -507,8 +507,8 @@ impl Audit {
 
     fn roster(&mut self, roster: &Roster) {
         // Who is not in it was forgotten.
-        let listed = |key: &CopyKey| roster.entries.iter().any(|e| e.copy == *key);
-        self.copies.retain(|key, _| listed(key));
+        let listed: BTreeSet<CopyKey> = roster.entries.iter().map(|entry| entry.copy).collect();
+        self.copies.retain(|key, _| listed.contains(key));
         for entry in &roster.entries {
             self.evidence(entry.copy, entry.copy_seq, entry.highest);
             if let (Some(lost), Some(seen)) = (entry.lost, self.copies.get_mut(&entry.copy)) {

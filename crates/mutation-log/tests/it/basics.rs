@@ -151,10 +151,14 @@ fn segments_go_when_nobody_needs_them() {
     let (held, _) = log.held(P0, copy_of(P0)).unwrap();
     assert!(log.read_range(P0, copy_of(P0), held, Decree(50), usize::MAX).is_ok());
 
+    let below = Decree(held.0 - 1);
+    let mut late = log.replay(P0, copy_of(P0), below).unwrap();
     log.set_reserve(0);
     log.keep_house();
     assert_eq!(log.stats().segments, 1);
     assert_eq!(disk.list().unwrap().len(), 1);
+    let gone = late.next().unwrap().unwrap_err();
+    assert!(matches!(gone, LogError::LogGone { from, .. } if from == below), "{gone}");
     assert!(matches!(log.pin(P0, copy_of(P0), Decree(1)), Err(LogError::LogGone { .. })));
     log.pin(P0, copy_of(P0), Decree(51)).unwrap();
     let (held, _) = log.held(P0, copy_of(P0)).unwrap();
