@@ -82,8 +82,10 @@ macro_rules! section {
             )*
         }
     ) => {
-        // `[section]` in these texts is one of the file, no link: they are printed there as well.
-        #[allow(rustdoc::broken_intra_doc_links)]
+        #[allow(
+            rustdoc::broken_intra_doc_links,
+            reason = "[section] in these texts is one of the file: they are printed there as well"
+        )]
         $(#[doc = $doc])*
         #[derive(Debug, Clone, PartialEq)]
         $vis struct $name {

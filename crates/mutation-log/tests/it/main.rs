@@ -1,7 +1,6 @@
 //! The log against disks that lose, tear, flip and fail; one binary.
 
-// Helpers are not `#[test]` functions, but only tests call them.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod basics;
 mod damage;

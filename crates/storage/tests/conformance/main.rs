@@ -1,7 +1,6 @@
 //! What every engine must do, whatever it is made of: `storage::engine`'s promises as tests.
 
-// Everything here is a test, also what clippy does not see as one.
-#![allow(clippy::unwrap_used, clippy::print_stdout)]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "everything here is a test")]
 
 mod basics;
 mod crash;
