@@ -415,12 +415,15 @@ impl LogCore {
 
     /// A full disk can be cut back and lives on; everything else is final.
     fn write_failed(&mut self, error: &io::Error, cut_at: u64) -> LogError {
-        let mut catalog = self.house.lock();
         if !is_full(error) {
-            return catalog.set_broken(&format!("write to segment {}: {error}", self.active.number));
+            let why = format!("write to segment {}: {error}", self.active.number);
+            return self.house.lock().set_broken(&why);
         }
+        // A full disk takes its time, and who serves looks into the catalog meanwhile.
+        let cut = self.active.file.truncate(cut_at);
+        let mut catalog = self.house.lock();
         catalog.stats.disk_full = true;
-        match self.active.file.truncate(cut_at) {
+        match cut {
             Ok(()) => LogError::DiskFull,
             Err(error) => {
                 catalog.set_broken(&format!("cut of segment {} on a full disk: {error}", self.active.number))

@@ -1,15 +1,18 @@
 //! What has to be looked at now and then: logs, disks, engines, things that expire.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use pegasus_pacifica::{Event, Fault};
-use pegasus_storage::Health;
 use pegasus_storage::data_dir::DiskState;
+use pegasus_storage::{DataDirs, Health};
 use pegasus_types::Gpid;
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, interval};
 
 use crate::clock;
+use crate::compaction;
 use crate::learn_io::{learner, teacher};
 use crate::node::{NodeState, Settings, Shell};
 
@@ -25,28 +28,43 @@ const QUARANTINE_AFTER: Duration = Duration::from_secs(7 * 24 * 3600);
 pub async fn run(shell: Rc<Shell>, space_every: Duration) {
     let mut ticks = interval(EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut measured: Option<Instant> = None;
-    let mut removed: Option<Instant> = None;
+    let (mut measuring, mut removing) = (Chore::every(space_every), Chore::every(REMOVE_EVERY));
     loop {
         ticks.tick().await;
-        let due = |last: Option<Instant>, every| last.is_none_or(|at| at.elapsed() >= every);
-        if due(measured, space_every) {
-            measured = Some(Instant::now());
-            measure(&shell).await;
-        }
-        if due(removed, REMOVE_EVERY) {
-            removed = Some(Instant::now());
-            remove_set_aside(&shell);
-        }
+        measuring.begin_if_due(|| measure(shell.clone()));
+        removing.begin_if_due(|| remove_set_aside(shell.dirs.clone()));
         shell.with(|state| {
             logs(state, &shell);
             engines(state);
             teacher::abandon(state, &shell);
+            compaction::look(state, &shell);
         });
         teacher::expire(&shell);
         learner::expire(&shell);
         shell.lanes.sweep();
         shell.wake.notify_one();
+    }
+}
+
+/// Work on disks, beside the watch: a disk that hangs must neither hang the node nor what watches it.
+struct Chore {
+    every: Duration,
+    begun: Option<Instant>,
+    running: Option<JoinHandle<()>>,
+}
+
+impl Chore {
+    fn every(every: Duration) -> Self {
+        Self { every, begun: None, running: None }
+    }
+
+    /// One at a time.
+    fn begin_if_due<F: Future<Output = ()> + 'static>(&mut self, work: impl FnOnce() -> F) {
+        let is_due = self.begun.is_none_or(|at| at.elapsed() >= self.every);
+        if is_due && self.running.as_ref().is_none_or(JoinHandle::is_finished) {
+            self.begun = Some(Instant::now());
+            self.running = Some(tokio::task::spawn_local(work()));
+        }
     }
 }
 
@@ -97,8 +115,8 @@ fn engines(state: &mut NodeState) {
     }
 }
 
-/// Looks at free space, off the loop: a disk that hangs must not hang the node.
-async fn measure(shell: &Rc<Shell>) {
+/// Looks at free space.
+async fn measure(shell: Rc<Shell>) {
     let dirs = shell.dirs.clone();
     let look = move || -> Vec<_> {
         dirs.iter().map(|dir| (dir.tag().to_owned(), dir.refresh(), dir.space())).collect()
@@ -117,15 +135,14 @@ async fn measure(shell: &Rc<Shell>) {
             if let DiskState::Broken(why) = condition
                 && disk.broken.is_none()
             {
-                state.disk_broken(shell, index, &why);
+                state.disk_broken(&shell, index, &why);
             }
         }
     });
 }
 
-fn remove_set_aside(shell: &Rc<Shell>) {
-    let dirs = shell.dirs.clone();
-    tokio::task::spawn_blocking(move || {
+async fn remove_set_aside(dirs: Arc<DataDirs>) {
+    let remove = move || {
         for dir in dirs.usable() {
             match dir.remove_set_aside(GARBAGE_AFTER, QUARANTINE_AFTER) {
                 Ok(0) => {}
@@ -133,7 +150,10 @@ fn remove_set_aside(shell: &Rc<Shell>) {
                 Err(error) => tracing::warn!(disk = dir.tag(), %error, "cannot remove old garbage"),
             }
         }
-    });
+    };
+    if let Err(panic) = tokio::task::spawn_blocking(remove).await {
+        tracing::error!(%panic, "removing old garbage");
+    }
 }
 
 impl NodeState {
@@ -149,5 +169,41 @@ impl NodeState {
         for gpid in gone {
             self.events.push_back(Event::Failed { gpid, fault: Fault::Log, why: why.to_owned() });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::future::pending;
+
+    use tokio::task::LocalSet;
+
+    use super::*;
+
+    /// How often the chore is begun when three ticks find it due.
+    async fn begun(every: Duration, hangs: bool) -> u32 {
+        let (mut chore, begun) = (Chore::every(every), Rc::new(Cell::new(0)));
+        for _ in 0..3 {
+            let begun = begun.clone();
+            chore.begin_if_due(|| async move {
+                begun.set(begun.get() + 1);
+                if hangs {
+                    pending::<()>().await;
+                }
+            });
+            tokio::task::yield_now().await;
+        }
+        begun.get()
+    }
+
+    #[tokio::test]
+    async fn what_hangs_is_begun_once_and_waited_for_by_nobody() {
+        let ticks = async {
+            assert_eq!(begun(Duration::ZERO, false).await, 3);
+            assert_eq!(begun(Duration::from_secs(3600), false).await, 1, "not due");
+            assert_eq!(begun(Duration::ZERO, true).await, 1);
+        };
+        LocalSet::new().run_until(ticks).await;
     }
 }

@@ -179,6 +179,8 @@ struct Partition {
     health: Mutex<Health>,
     /// Held over flush and sweep.
     maintenance: Mutex<Timers>,
+    /// The next tick flushes.
+    flush_soon: AtomicBool,
     closed: AtomicBool,
 }
 
@@ -230,6 +232,7 @@ impl Partition {
             newest_timestamp_us: AtomicU64::new(timestamp_us),
             health: Mutex::new(Health::Ok),
             maintenance: Mutex::new(Timers { flushed: now, swept: now }),
+            flush_soon: AtomicBool::new(false),
             closed: AtomicBool::new(false),
         })
     }
@@ -345,12 +348,12 @@ impl Partition {
                 }
             }
             drop(writer);
-            match page.last() {
-                Some((last, _)) if !self.closed.load(Ordering::Acquire) => lo = Bound::Excluded(last.clone()),
-                _ => return Ok(()),
             if stop.is_set() {
                 return Err(EngineError::Stopped);
             }
+            match page.last() {
+                Some((last, _)) if !self.closed.load(Ordering::Acquire) => lo = Bound::Excluded(last.clone()),
+                _ => return Ok(()),
             }
         }
     }
@@ -361,8 +364,9 @@ impl Partition {
             return;
         }
         let behind = self.applied().0 > self.durable.load(Ordering::Acquire);
+        let due = self.flush_soon.swap(false, Ordering::AcqRel) || timers.flushed.elapsed() >= FLUSH_EVERY;
         if behind
-            && timers.flushed.elapsed() >= FLUSH_EVERY
+            && due
             && let Err(e) = self.flush(&mut timers)
         {
             timers.flushed = Instant::now();
@@ -445,11 +449,11 @@ impl PartitionEngine for SledEngine {
     fn set_log_durable(&self, _: Decree) {}
 
     fn flush(&self, wait: bool) -> Result<Decree, EngineError> {
-        let mut timers = lock(&self.partition.maintenance);
         if wait {
-            return self.partition.flush(&mut timers);
+            return self.partition.flush(&mut lock(&self.partition.maintenance));
         }
-        timers.flushed = timers.flushed.checked_sub(FLUSH_EVERY).unwrap_or(timers.flushed);
+        // Without the lock: a flush or a sweep may hold it for long.
+        self.partition.flush_soon.store(true, Ordering::Release);
         Ok(self.partition.applied())
     }
 
@@ -490,5 +494,30 @@ impl PartitionEngine for SledEngine {
         // Counting rows would read them all.
         let disk_bytes = self.partition.db.size_on_disk().unwrap_or(0);
         Sizes { disk_bytes, memory_bytes: 0, estimated_rows: 0 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    /// It is asked for on the thread that serves.
+    #[test]
+    fn who_wants_a_flush_soon_does_not_wait_for_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let factory = SledFactory::new(EngineOptions::default());
+        let partition = Arc::new(Partition::open(dir.path(), &factory.shared).unwrap());
+        let engine = SledEngine { partition: partition.clone() };
+        let under_way = lock(&partition.maintenance);
+        let (asked, is_asked) = mpsc::channel();
+        thread::scope(|scope| {
+            scope.spawn(|| asked.send(engine.flush(false)).unwrap());
+            let answer = is_asked.recv_timeout(Duration::from_secs(10));
+            drop(under_way);
+            assert!(answer.is_ok_and(|flushed| flushed.is_ok()));
+        });
+        assert!(partition.flush_soon.load(Ordering::Acquire));
     }
 }
