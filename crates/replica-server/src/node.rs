@@ -13,6 +13,7 @@ use std::time::Instant;
 
 use pegasus_pacifica::{Effect, Event, NodeCore};
 use pegasus_rpc::peer::{Outbox, PeerPool};
+use pegasus_storage::data_dir::{DataDir, DiskState};
 use pegasus_storage::ops::ReadLimits;
 use pegasus_storage::{DataDirs, EngineFactory};
 use pegasus_telemetry::Shutdown;
@@ -163,6 +164,15 @@ impl Shell {
     /// Runs `f` on the state. Not to be nested.
     pub fn with<R>(&self, f: impl FnOnce(&mut NodeState) -> R) -> R {
         f(&mut self.state.borrow_mut())
+    }
+
+    /// Disks that were broken at the start, and why: none of `disks`, but told of like those that break later.
+    pub fn left_out<'a>(&'a self, disks: &'a [Disk]) -> impl Iterator<Item = (&'a DataDir, String)> {
+        let is_out = |dir: &&DataDir| disks.iter().all(|disk| disk.tag != dir.tag());
+        self.dirs.iter().filter(is_out).filter_map(|dir| match dir.state() {
+            DiskState::Broken(why) => Some((dir, why)),
+            DiskState::Normal | DiskState::SpaceInsufficient => None,
+        })
     }
 
     /// For the next turn of the loop.

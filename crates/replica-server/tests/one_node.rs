@@ -212,3 +212,52 @@ fn a_late_answer_does_not_bring_older_settings_back() {
         assert!((4_000..=5_000).contains(&answer.ttl_seconds), "{answer:?}");
     });
 }
+
+async fn command(client: &Client<'_>, node: &TestNode, line: &str) -> String {
+    let mut words = line.split(' ').map(str::to_owned);
+    let command = RemoteCommand { cmd: words.next().unwrap(), arguments: words.collect() };
+    let connection = client.connection(&node.node).await.unwrap();
+    match connection.call(Default::default(), &Request::RemoteCommand(command), WITHIN).await.unwrap() {
+        Response::Text(text) => text,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_disk_that_is_not_there_at_the_start_is_told_of() {
+    run(async || {
+        let meta = FakeMeta::start().await;
+        let dir = tempfile::tempdir().unwrap();
+        let (a, b) = (dir.path().join("a"), dir.path().join("b"));
+        let settings = format!("{SETTINGS}data_dirs = a:{},b:{}\n", a.display(), b.display());
+        let mut node = TestNode::start(&meta.node, dir.path().join("node"), &settings);
+        node.stop();
+        std::fs::remove_dir_all(&b).unwrap();
+        std::fs::create_dir(&b).unwrap();
+        node.restart();
+
+        let client = Client::new(&meta, 1);
+        let told = command(&client, &node, "disk.list").await;
+        let lines: Vec<_> = told.lines().collect();
+        assert!(lines[0].starts_with("a ") && lines[0].ends_with(" normal"), "{told}");
+        assert!(lines[1].starts_with(&format!("b {}", b.display())), "{told}");
+        assert!(
+            lines[1].contains(" 0 of 0 MB") && lines[1].contains("broken: its marker is missing"),
+            "{told}"
+        );
+        let metrics = http_get(&node, "/metrics").await;
+        for (series, disk, value) in [
+            ("pegasus_replica_disk_broken", "a", "0"),
+            ("pegasus_replica_disk_broken", "b", "1"),
+            ("pegasus_replica_disk_capacity_bytes", "b", "0"),
+        ] {
+            let is_it = |line: &&str| {
+                line.starts_with(&format!("{series}{{")) && line.contains(&format!("disk=\"{disk}\""))
+            };
+            let line = metrics.lines().find(is_it).unwrap_or_else(|| panic!("{series} {disk}\n{metrics}"));
+            assert_eq!(line.rsplit(' ').next(), Some(value), "{line}");
+        }
+        let entities = http_get(&node, "/metrics?types=disk").await;
+        assert!(entities.contains("\"disk@a\"") && entities.contains("\"disk@b\""), "{entities}");
+    });
+}

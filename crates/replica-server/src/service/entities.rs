@@ -45,7 +45,7 @@ pub fn of_node(shell: &Rc<Shell>, query: &Query, times: &mut Times) -> Entities 
             state.replicas.values().for_each(|replica| of_replica(&mut all, replica));
         }
         if query.wants("disk") {
-            disks(&mut all, state);
+            disks(&mut all, shell, state);
         }
         if query.wants("table") || query.wants("profiler") {
             latencies(&mut all, state, times);
@@ -156,7 +156,7 @@ fn of_replica(all: &mut Entities, replica: &Replica) {
         );
 }
 
-fn disks(all: &mut Entities, state: &NodeState) {
+fn disks(all: &mut Entities, shell: &Shell, state: &NodeState) {
     for disk in &state.disks {
         all.disk(&disk.tag, &disk.root.display().to_string())
             .gauge("disk_capacity_total_mb", "MegaBytes", "Size of the disk.", disk.capacity_bytes >> 20)
@@ -167,6 +167,11 @@ fn disks(all: &mut Entities, state: &NodeState) {
                 disk.available_bytes >> 20,
             )
             .gauge("log_bytes", "Bytes", "Size of the mutation log.", disk.log.stats().bytes);
+    }
+    for (dir, _) in shell.left_out(&state.disks) {
+        all.disk(dir.tag(), &dir.path().display().to_string())
+            .gauge("disk_capacity_total_mb", "MegaBytes", "Size of the disk.", 0_u64)
+            .gauge("disk_capacity_avail_mb", "MegaBytes", "Free space of the disk.", 0_u64);
     }
 }
 

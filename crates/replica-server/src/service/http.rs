@@ -153,34 +153,48 @@ fn metrics_text(shell: &Rc<Shell>) -> String {
         out.gauge("pegasus_replica_queued_writes", "Writes that wait for their turn.", queued);
         let in_flight: usize = state.replicas.values().map(|r| r.inflight.len()).sum();
         out.gauge("pegasus_replica_mutations_in_flight", "Proposed, not yet applied.", in_flight);
-        disks(&mut out, state);
+        disks(&mut out, shell, state);
         peers(&mut out, state);
     });
     engine(&mut out, shell);
     out.finish()
 }
 
-fn disks(out: &mut Text, state: &crate::node::NodeState) {
-    type Value = fn(&crate::disk::Disk, &pegasus_mutation_log::LogStats) -> u64;
-    let families: [(&str, &str, &str, Value); 11] = [
-        ("disk_capacity_bytes", "gauge", "Size of the disk.", |d, _| d.capacity_bytes),
-        ("disk_available_bytes", "gauge", "Free space of the disk.", |d, _| d.available_bytes),
-        ("disk_broken", "gauge", "1 = not used until restart.", |d, _| u64::from(d.broken.is_some())),
-        ("disk_full", "gauge", "1 = too little space.", |d, _| u64::from(d.full)),
-        ("log_bytes", "gauge", "Size of the mutation log.", |_, l| l.bytes),
-        ("log_segments", "gauge", "Segments of the mutation log.", |_, l| l.segments as u64),
-        ("log_queued_bytes", "gauge", "Bodies that wait for the log's writer.", |_, l| l.queued_bytes as u64),
-        ("log_writes_total", "counter", "Writes to the mutation log.", |_, l| l.batches_written),
-        ("log_written_bytes_total", "counter", "Bytes written to the mutation log.", |_, l| l.bytes_written),
-        ("log_syncs_total", "counter", "fdatasyncs of the mutation log.", |_, l| l.syncs),
-        ("log_failed_total", "counter", "Appends that failed.", |_, l| l.failed),
+fn disks(out: &mut Text, shell: &Shell, state: &crate::node::NodeState) {
+    type Value = fn(&crate::disk::Disk) -> u64;
+    type LogValue = fn(&pegasus_mutation_log::LogStats) -> u64;
+    // The last: of a disk that was broken at the start.
+    let families: [(&str, &str, Value, u64); 4] = [
+        ("disk_capacity_bytes", "Size of the disk.", |d| d.capacity_bytes, 0),
+        ("disk_available_bytes", "Free space of the disk.", |d| d.available_bytes, 0),
+        ("disk_broken", "1 = not used until restart.", |d| u64::from(d.broken.is_some()), 1),
+        ("disk_full", "1 = too little space.", |d| u64::from(d.full), 0),
     ];
-    let stats: Vec<_> = state.disks.iter().map(|disk| (disk, disk.log.stats())).collect();
+    for (name, help, value, left_out) in families {
+        let name = format!("pegasus_replica_{name}");
+        out.family(&name, "gauge", help);
+        for disk in &state.disks {
+            out.sample(&name, &[("disk", &disk.tag)], value(disk));
+        }
+        for (dir, _) in shell.left_out(&state.disks) {
+            out.sample(&name, &[("disk", dir.tag())], left_out);
+        }
+    }
+    let families: [(&str, &str, &str, LogValue); 7] = [
+        ("log_bytes", "gauge", "Size of the mutation log.", |l| l.bytes),
+        ("log_segments", "gauge", "Segments of the mutation log.", |l| l.segments as u64),
+        ("log_queued_bytes", "gauge", "Bodies that wait for the log's writer.", |l| l.queued_bytes as u64),
+        ("log_writes_total", "counter", "Writes to the mutation log.", |l| l.batches_written),
+        ("log_written_bytes_total", "counter", "Bytes written to the mutation log.", |l| l.bytes_written),
+        ("log_syncs_total", "counter", "fdatasyncs of the mutation log.", |l| l.syncs),
+        ("log_failed_total", "counter", "Appends that failed.", |l| l.failed),
+    ];
+    let stats: Vec<_> = state.disks.iter().map(|disk| (&disk.tag, disk.log.stats())).collect();
     for (name, kind, help, value) in families {
         let name = format!("pegasus_replica_{name}");
         out.family(&name, kind, help);
-        for (disk, log) in &stats {
-            out.sample(&name, &[("disk", &disk.tag)], value(disk, log));
+        for (tag, log) in &stats {
+            out.sample(&name, &[("disk", tag)], value(log));
         }
     }
 }

@@ -94,6 +94,13 @@ pub fn stats(shell: &Rc<Shell>) -> NodeStats {
                 log_bytes: log.bytes,
             }
         });
+        let left_out = shell.left_out(&state.disks).map(|(dir, _)| DiskStats {
+            tag: dir.tag().to_owned(),
+            healthy: false,
+            capacity_bytes: 0,
+            available_bytes: 0,
+            log_bytes: 0,
+        });
         let replicas = state.core.reports().into_iter().map(|mut report| {
             let Some(replica) = state.replicas.get(&report.gpid) else {
                 return ReplicaStats {
@@ -127,7 +134,7 @@ pub fn stats(shell: &Rc<Shell>) -> NodeStats {
             uptime_ms: shell.started.elapsed().as_millis() as u64,
             version: pegasus_telemetry::version::VERSION.to_owned(),
             memory_bytes: resident_bytes(),
-            disks: disks.collect(),
+            disks: disks.chain(left_out).collect(),
             replicas: replicas.collect(),
         }
     })

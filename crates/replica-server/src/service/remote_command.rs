@@ -132,6 +132,14 @@ fn disk_list(shell: &Rc<Shell>, _: &[String]) -> String {
                 disk.log.stats().bytes >> 20,
             );
         }
+        for (dir, why) in shell.left_out(&state.disks) {
+            let _ = writeln!(
+                text,
+                "{} {} available 0 of 0 MB, log 0 MB, broken: {why}",
+                dir.tag(),
+                dir.path().display()
+            );
+        }
         text
     })
 }
