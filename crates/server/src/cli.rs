@@ -23,15 +23,17 @@ Then start a role, as a rule one process each:
   pegasus_server config.ini -app_list replica
   pegasus_server config.ini -app_list collector
 
-Everything on one machine, without editing the file:
+Everything on one machine with one copy of each row, without editing the file:
 
   pegasus_server config.ini -app_list meta,replica,collector \\
-      --set cluster.name=mine --set app.dir=./mine --set data.dirs= \\
-      --set meta.server.list=127.0.0.1:34601 --set network.primary_interface=lo
+      --set cluster.name=mine --set app.dir=./mine --set home.dir=./mine --set data.dirs= \\
+      --set meta.server.list=127.0.0.1:34601 --set network.primary_interface=lo \\
+      --set meta_server.apps.temp.max_replica_count=1 \\
+      --set replication.mutation_2pc_min_replica_count=1
 
 A setting comes from the file, else the environment (PEGASUS__SECTION__KEY=value) wins over it, else --set wins
 over both. Logs are in [core] data_dir/log. SIGTERM hands primaries over and stops; a
-second one, or Ctrl-C, stops without handing over, one more ends at once; kill -9 is safe, too.
+second one, or Ctrl-C, stops without handing over, a third one ends at once; kill -9 is safe, too.
 Addresses (one port for clients, HTTP and the other daemons): curl http://HOST:PORT/ lists what there is to see.";
 
 /// Runs roles of a Pegasus cluster.

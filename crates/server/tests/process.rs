@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -46,13 +46,12 @@ impl Running {
         (running, addresses.pop_first().unwrap().1)
     }
 
-    /// The server with all three roles, and where each listens.
-    fn start_all(args: &[&str]) -> (Self, BTreeMap<String, String>) {
-        Self::start_roles(SERVER, args, 3)
+    fn start_roles(program: &str, args: &[&str], roles: usize) -> (Self, BTreeMap<String, String>) {
+        Self::start_command(Command::new(program).args(args), roles)
     }
 
-    fn start_roles(program: &str, args: &[&str], roles: usize) -> (Self, BTreeMap<String, String>) {
-        let mut child = Command::new(program).args(args).stderr(Stdio::piped()).spawn().unwrap();
+    fn start_command(command: &mut Command, roles: usize) -> (Self, BTreeMap<String, String>) {
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let running = Self(child);
         let mut addresses = BTreeMap::new();
@@ -116,26 +115,21 @@ fn every_mistake_is_printed_and_the_exit_code_says_so() {
     assert_eq!(run(SERVER, &[]).status.code(), Some(1));
 }
 
+/// All roles in one process, as the last example of `--help` has it, in `dir`: with the file that it tells to begin with.
+fn example(dir: &Path) -> Command {
+    let help = String::from_utf8(run(SERVER, &["--help"]).stdout).unwrap();
+    let (_, words) = help.split_once("pegasus_server config.ini -app_list meta,replica,collector").unwrap();
+    let words = words.split("\n\n").next().unwrap().split_whitespace().filter(|word| *word != "\\");
+    std::fs::write(dir.join("config.ini"), run(SERVER, &["--print-default-config"]).stdout).unwrap();
+    let mut command = Command::new(SERVER);
+    command.current_dir(dir).args(["config.ini", "-app_list", "meta,replica,collector"]).args(words);
+    command
+}
+
 #[test]
-fn the_default_config_is_printed_and_checks_out_with_its_variables() {
+fn the_example_of_the_help_checks_out_with_the_default_config() {
     let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("config.ini");
-    let printed = run(SERVER, &["--print-default-config"]);
-    assert!(printed.status.success());
-    std::fs::write(&file, printed.stdout).unwrap();
-    let output = run(
-        SERVER,
-        &[
-            file.to_str().unwrap(),
-            "--check-config",
-            "--set=cluster.name=c",
-            "--set=app.dir=./x",
-            "--set=home.dir=./x",
-            "--set=data.dirs=",
-            "--set=meta.server.list=127.0.0.1:34601",
-            "--set=network.primary_interface=lo",
-        ],
-    );
+    let output = example(dir.path()).arg("--check-config").output().unwrap();
     let told = String::from_utf8(output.stderr).unwrap();
     assert!(output.status.success() && told.is_empty(), "{told}");
     assert!(String::from_utf8(output.stdout).unwrap().contains("no mistakes"));
@@ -193,7 +187,7 @@ fn a_signal_stops_cleanly_and_the_log_tells_it() {
 fn a_port_in_use_is_named_and_ends_the_process() {
     let dir = tempfile::tempdir().unwrap();
     let file = config(dir.path());
-    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = format!("apps.collector.ports={}", taken.local_addr().unwrap().port());
     let output = run(COLLECTOR, &[file.to_str().unwrap(), "--set", &port]);
     assert_eq!(output.status.code(), Some(1));
@@ -219,40 +213,41 @@ fn has(metrics: &str, name: &str, value: &str) -> bool {
     metrics.lines().any(|line| line.starts_with(name) && line.rsplit(' ').next() == Some(value))
 }
 
-#[test]
-fn all_roles_in_one_process_make_a_cluster_that_survives_its_restart() {
-    let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("config.ini");
-    std::fs::write(&file, run(SERVER, &["--print-default-config"]).stdout).unwrap();
-    // The meta-server's port must be known before; free now, and hardly taken by another test meanwhile.
-    let meta = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+/// [`example`] with ports and intervals of the test, and `more` settings.
+fn one_machine(dir: &Path, meta: SocketAddr, more: &[String]) -> Command {
+    let mut command = example(dir);
     let sets = [
-        "cluster.name=one".to_owned(),
-        format!("app.dir={}", dir.path().display()),
-        format!("home.dir={}", dir.path().display()),
-        "data.dirs=".to_owned(),
         format!("meta.server.list={meta}"),
-        "network.primary_interface=lo".to_owned(),
         format!("apps.meta.ports={}", meta.port()),
         "apps.replica.ports=0".to_owned(),
         "apps.collector.ports=0".to_owned(),
-        "meta_server.apps.temp.max_replica_count=1".to_owned(),
         "meta_server.apps.temp.partition_count=2".to_owned(),
-        "replication.mutation_2pc_min_replica_count=1".to_owned(),
         "pegasus.collector.available_detect_interval_seconds=0.2".to_owned(),
         "pegasus.collector.app_stat_interval_seconds=0.2".to_owned(),
     ];
-    let mut args = vec![file.to_str().unwrap(), "-app_list", "meta,replica,collector"];
-    args.extend(sets.iter().flat_map(|set| ["--set", set.as_str()]));
+    command.args(sets.iter().chain(more).flat_map(|set| ["--set", set.as_str()]));
+    command
+}
 
-    let mut replica_port = None;
+/// For a port that must be known before; free now, and hardly taken by another test meanwhile.
+fn free_address() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+/// A node is its address: its second life must have the first one's port.
+fn same_port(addresses: &BTreeMap<String, String>) -> String {
+    format!("apps.replica.ports={}", addresses["replica"].rsplit(':').next().unwrap())
+}
+
+#[test]
+fn all_roles_in_one_process_make_a_cluster_that_survives_its_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let meta = free_address();
+    let mut settings = Vec::new();
     for _ in 0..2 {
-        // A node is its address: the second life must have the first one's port.
-        let fixed = replica_port.map(|port: String| format!("apps.replica.ports={port}"));
-        let again = fixed.iter().flat_map(|set| ["--set", set.as_str()]);
-        let all: Vec<&str> = args.iter().copied().chain(again).collect();
-        let (mut process, addresses) = Running::start_all(&all);
-        replica_port = Some(addresses["replica"].rsplit(':').next().unwrap().to_owned());
+        let (mut process, addresses) =
+            Running::start_command(&mut one_machine(dir.path(), meta, &settings), 3);
+        settings = vec![same_port(&addresses)];
         let collector = &addresses["collector"];
         wait_for(collector, "/metrics", |metrics| {
             has(metrics, "probe_partition_up{partition=\"0\"", "1")
@@ -268,4 +263,45 @@ fn all_roles_in_one_process_make_a_cluster_that_survives_its_restart() {
         process.signal(Signal::TERM);
         assert_eq!(process.exit_code(Duration::from_secs(15)), 0);
     }
+}
+
+#[test]
+fn a_disk_that_is_not_mounted_at_the_start_is_told_to_be_broken() {
+    let dir = tempfile::tempdir().unwrap();
+    let meta = free_address();
+    let (a, b) = (dir.path().join("a"), dir.path().join("b"));
+    let mut settings = vec![format!("data.dirs=a:{},b:{}", a.display(), b.display())];
+    let healthy = |metrics: &str, disk: &str, value: &str| {
+        let line = |line: &&str| line.starts_with("disk_healthy{") && line.contains(disk);
+        metrics.lines().find(line).is_some_and(|line| line.ends_with(&format!(" {value}")))
+    };
+    let (mut process, addresses) = Running::start_command(&mut one_machine(dir.path(), meta, &settings), 3);
+    settings.push(same_port(&addresses));
+    wait_for(&addresses["collector"], "/metrics", |metrics| {
+        healthy(metrics, "disk=\"a\"", "1") && healthy(metrics, "disk=\"b\"", "1")
+    });
+    process.signal(Signal::TERM);
+    assert_eq!(process.exit_code(Duration::from_secs(15)), 0);
+
+    // As when nothing is mounted there.
+    std::fs::remove_dir_all(dir.path().join("b")).unwrap();
+    std::fs::create_dir(dir.path().join("b")).unwrap();
+    let (mut process, addresses) = Running::start_command(&mut one_machine(dir.path(), meta, &settings), 3);
+    wait_for(&addresses["collector"], "/metrics", |metrics| {
+        healthy(metrics, "disk=\"a\"", "1")
+            && healthy(metrics, "disk=\"b\"", "0")
+            && !metrics.lines().any(|line| {
+                line.starts_with("disk_capacity_total_mb{")
+                    && line.contains("disk=\"b\"")
+                    && !line.ends_with(" 0")
+            })
+    });
+    let own = get(&addresses["replica"], "/metrics");
+    let broken = |disk: &str, value: &str| {
+        own.lines()
+            .any(|l| l.starts_with("pegasus_replica_disk_broken{") && l.contains(disk) && l.ends_with(value))
+    };
+    assert!(broken("disk=\"a\"", " 0") && broken("disk=\"b\"", " 1"), "{own}");
+    process.signal(Signal::TERM);
+    assert_eq!(process.exit_code(Duration::from_secs(15)), 0);
 }
