@@ -32,7 +32,7 @@ use super::frame::RequestHead;
 use super::request::Request;
 pub use connection::Closed;
 use reply::Outbox;
-pub use reply::{Captured, ReplyTo};
+pub use reply::ReplyTo;
 
 /// What a daemon does with client requests.
 pub trait ClientService {
@@ -153,7 +153,8 @@ impl WireServer {
     }
 
     /// Bytes of requests that are incomplete or not answered yet.
-    pub fn held_bytes(&self) -> usize {
+    #[cfg(test)]
+    pub(crate) fn held_bytes(&self) -> usize {
         self.partial.get() + self.requests.get()
     }
 

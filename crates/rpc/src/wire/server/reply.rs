@@ -5,18 +5,18 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::task::Waker;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use pegasus_types::ErrorCode;
 use pegasus_types::data::{ReadResponseBody, WriteResponse};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::WireServer;
 use super::out::Out;
-use super::{ClientService, Limits, WireServer};
 use crate::wire::codes::Rpc;
-use crate::wire::frame::{Refusal, RequestHead, open_reply, put_refusal};
+use crate::wire::frame::{RequestHead, put_refusal};
 use crate::wire::meta::{NegotiationMessage, QueryConfigResponse};
-use crate::wire::request::{AdminResponse, Request, Response};
+use crate::wire::request::{AdminResponse, Response};
 use crate::wire::thrift::Writer;
 
 /// Less than this of one client's answers is not worth to close its connection for.
@@ -253,54 +253,10 @@ impl ReplyTo {
             }
         });
     }
-
-    /// A reply without a connection, for tests of services.
-    pub fn capture(head: &RequestHead, request: &Request) -> (Self, Captured) {
-        struct Nobody;
-        impl ClientService for Nobody {
-            fn call(&self, _: RequestHead, _: usize, _: Request, _: ReplyTo) {}
-        }
-        let server = WireServer::new("127.0.0.1:1", Limits::default(), Rc::new(Nobody));
-        let outbox = Rc::new(Outbox::new(server, None));
-        let reply = outbox.begin(head, request.rpc(), 0, false);
-        (reply, Captured { outbox, rpc: request.rpc() })
-    }
 }
 
 impl Drop for ReplyTo {
     fn drop(&mut self) {
         self.outbox.finish(self.frame_bytes);
-    }
-}
-
-/// The other end of [`ReplyTo::capture`].
-pub struct Captured {
-    outbox: Rc<Outbox>,
-    rpc: Rpc,
-}
-
-impl std::fmt::Debug for Captured {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Captured({})", self.rpc.name())
-    }
-}
-
-impl Captured {
-    /// The answer, None while there is none.
-    pub fn take(&self) -> Option<Result<Response, Refusal>> {
-        let frame = Bytes::copy_from_slice(self.outbox.out.take().next());
-        if frame.is_empty() {
-            return None;
-        }
-        let mut reply = open_reply(frame).expect("encoded by this crate");
-        Some(match reply.refusal.take() {
-            Some(refusal) => Err(refusal),
-            None => Ok(Response::decode(self.rpc, reply).expect("encoded by this crate")),
-        })
-    }
-
-    /// True when the service dropped the reply without an answer.
-    pub fn is_dropped(&self) -> bool {
-        self.outbox.in_flight.get() == 0 && self.outbox.out.borrow().is_empty()
     }
 }
