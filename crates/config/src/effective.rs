@@ -45,7 +45,8 @@ impl Effective {
         Self(Arc::new(named.collect()))
     }
 
-    pub fn get(&self, name: &str) -> Option<&EffectiveKey> {
+    #[cfg(test)]
+    pub(crate) fn get(&self, name: &str) -> Option<&EffectiveKey> {
         self.0.get(name)
     }
 

@@ -357,16 +357,6 @@ impl Loaded {
             .collect()
     }
 
-    /// Keys and values of an open section, for example `pegasus.clusters`.
-    pub fn pairs(&self, section: &str) -> Vec<(String, String)> {
-        let usable = |key: &str, found: &Found| ini::variables_in(key).is_empty() && !found.has_variable();
-        self.values
-            .iter()
-            .filter(|((s, key), found)| s == section && usable(key, found))
-            .map(|((_, key), found)| (key.clone(), found.text.clone()))
-            .collect()
-    }
-
     /// True when the file has this section.
     pub fn has_section(&self, section: &str) -> bool {
         self.section_lines.contains_key(section)

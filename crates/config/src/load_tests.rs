@@ -173,7 +173,6 @@ fn variables_from_flags_cargs_and_environment() {
     assert_eq!(loaded.section::<Demo>().data_dirs.len(), 1);
     assert_eq!(loaded.section::<common::MetaList>().server_list.len(), 1);
     assert_eq!(loaded.section::<common::Core>().data_dir, "/a/b");
-    assert_eq!(loaded.pairs("pegasus.clusters"), [("c".to_owned(), "x:1".to_owned())]);
     assert_eq!(loaded.finish().unwrap(), []);
 }
 
