@@ -28,9 +28,9 @@ impl Table {
     ) -> Result<(Response, Connection)> {
         let mut attempts = Attempts::within(self.timeout);
         let mut layout = self.resolver.layout();
-        let mut last = "there was no time for one".to_owned();
+        let mut last = Error::no_time();
         loop {
-            let Some(left) = attempts.left() else { return Err(Error::Timeout { last }) };
+            let Some(left) = attempts.left() else { return Err(last) };
             let within = if repeatable { left.min(self.inner.options.attempt_timeout) } else { left };
             let failure = match self.attempt(&layout, route, request, within, repeatable).await {
                 Ok(answer) => return Ok(answer),
@@ -41,9 +41,9 @@ impl Table {
                 Verdict::Unclear => return Err(Error::Unclear(failure.to_string())),
                 Verdict::Fail => return Err(final_error(failure)),
             };
-            last = failure.to_string();
+            last = Error::late(&failure);
             if !attempts.pause(refresh).await {
-                return Err(Error::Timeout { last });
+                return Err(last);
             }
             layout = if refresh { self.refresh(&layout, &attempts).await? } else { self.resolver.layout() };
         }

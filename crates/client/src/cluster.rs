@@ -14,8 +14,10 @@ use pegasus_rpc::wire::{AdminRequest, AdminResponse, Request, RequestHead, Respo
 use pegasus_types::{AppId, AppInfo, AppStatus, ErrorCode, Node, PartitionConfig};
 use tokio::time::{Instant, sleep};
 
+use crate::deadline::Attempts;
 use crate::error::{Error, Result};
-use crate::meta::{Metas, final_error, resolve};
+use crate::meta::{Metas, final_error};
+use crate::names::Names;
 use crate::pool::Pool;
 use crate::resolver::Resolver;
 use crate::retry::Failure;
@@ -93,8 +95,12 @@ impl Cluster {
 
     /// As [`Self::connect`], with other options and without asking anything yet.
     pub fn new(metas: &str, options: Options) -> Result<Self> {
+        Self::with_names(metas, options, Names::default())
+    }
+
+    pub(crate) fn with_names(metas: &str, options: Options, names: Names) -> Result<Self> {
         let pool = Arc::new(Pool::default());
-        let metas = Arc::new(Metas::new(metas, pool.clone())?);
+        let metas = Arc::new(Metas::new(metas, pool.clone(), names)?);
         Ok(Self { inner: Arc::new(Inner { metas, pool, options }) })
     }
 
@@ -241,14 +247,17 @@ impl Cluster {
                     if healthy == partitions.len() {
                         return Ok(());
                     }
-                    format!("{healthy} of {} partitions have all replicas", partitions.len())
+                    let last = format!("{healthy} of {} partitions have all replicas", partitions.len());
+                    Error::Timeout { last, unreachable: false }
                 }
-                Err(Error::Timeout { last }) => last,
-                Err(error @ Error::Meta { code: ErrorCode::BusyCreating, .. }) => error.to_string(),
+                Err(error @ Error::Timeout { .. }) => error,
+                Err(error @ Error::Meta { code: ErrorCode::BusyCreating, .. }) => {
+                    Error::Timeout { last: error.to_string(), unreachable: false }
+                }
                 Err(error) => return Err(error),
             };
             if Instant::now() >= end {
-                return Err(Error::Timeout { last });
+                return Err(last);
             }
             sleep(HEALTH_INTERVAL).await;
         }
@@ -256,19 +265,19 @@ impl Cluster {
 
     /// Has one server execute a command that an operator typed, and tells what it says.
     pub async fn remote_command(&self, server: &Node, command: &str, arguments: &[String]) -> Result<String> {
-        let within = self.inner.options.timeout;
-        let address =
-            resolve(server).await.ok_or_else(|| Error::Invalid(format!("{server} has no IPv4 address")))?;
-        self.call_server(address, command, arguments, within).await.map_err(final_error)
+        self.call_server(server, command, arguments).await.map_err(final_error)
     }
 
     async fn call_server(
         &self,
-        address: SocketAddr,
+        server: &Node,
         command: &str,
         arguments: &[String],
-        within: Duration,
     ) -> std::result::Result<String, Failure> {
+        let time = Attempts::within(self.inner.options.timeout);
+        let left = || time.left().unwrap_or_default();
+        let address = SocketAddr::V4(self.inner.metas.names.resolve(server, left()).await?);
+        let within = left();
         let request = RemoteCommand { cmd: command.to_owned(), arguments: arguments.to_vec() };
         let connection = self.inner.pool.get(address, within).await?;
         let response = connection

@@ -4,6 +4,8 @@ use pegasus_rpc::wire::Refusal;
 use pegasus_types::ErrorCode;
 use pegasus_types::data::StorageError;
 
+use crate::retry::Failure;
+
 /// Why an operation failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
@@ -28,7 +30,11 @@ pub enum Error {
     /// Not done in time. A write that was sent may have been applied, or may still be; it is safe to repeat
     /// what has the same effect twice.
     #[error("not done in time; the last attempt: {last}")]
-    Timeout { last: String },
+    Timeout {
+        last: String,
+        /// In the last attempt a server was not reached: its name does not resolve, or nobody takes the connection.
+        unreachable: bool,
+    },
     /// incr, check_and_set or check_and_mutate was sent and its answer is not known: it may have been executed
     /// once, or not at all. It was not repeated. Read the value before deciding what to do.
     #[error("unclear whether it was executed, not repeated: {0}")]
@@ -41,6 +47,16 @@ pub enum Error {
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
+    /// The time is over before anything was tried.
+    pub(crate) fn no_time() -> Self {
+        Self::Timeout { last: "there was no time for one".to_owned(), unreachable: false }
+    }
+
+    /// The time is over, and this is how the last attempt went.
+    pub(crate) fn late(last: &Failure) -> Self {
+        Self::Timeout { last: last.to_string(), unreachable: last.is_unreachable() }
+    }
+
     /// The name that the server gave, if it refused.
     pub fn code(&self) -> Option<ErrorCode> {
         match self {

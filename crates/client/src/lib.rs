@@ -33,6 +33,7 @@ mod deadline;
 mod error;
 mod http;
 mod meta;
+mod names;
 mod operate;
 mod pool;
 mod resolver;

@@ -1,10 +1,11 @@
 //! The group of meta-servers: finds the leader and asks it.
 
 use std::collections::BTreeSet;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures::future::join_all;
 use pegasus_rpc::wire::meta::{ClusterInfoRequest, QueryConfigResponse};
 use pegasus_rpc::wire::{AdminRequest, AdminResponse, CallError, Request, RequestHead, Response};
 use pegasus_types::{ErrorCode, Node};
@@ -12,6 +13,7 @@ use tokio::time::Instant;
 
 use crate::deadline::Attempts;
 use crate::error::{Error, Result};
+use crate::names::Names;
 use crate::pool::Pool;
 use crate::retry::{Failure, Verdict, judge};
 
@@ -24,6 +26,7 @@ const MAX_SILENT: usize = 64;
 pub struct Metas {
     nodes: Vec<Node>,
     pool: Arc<Pool>,
+    pub names: Names,
     /// Who answered last, or whom the others named.
     leader: Mutex<Option<SocketAddr>>,
     /// Who did not answer when asked last, and is asked last from now on: a meta-server that hangs costs its share of
@@ -41,13 +44,31 @@ enum Said {
     NotReady,
 }
 
+/// How the last round of questions went.
+#[derive(Default)]
+struct Round {
+    said: Vec<String>,
+    unreachable: bool,
+}
+
+impl Round {
+    fn failed(&mut self, failure: &Failure) {
+        self.said.push(failure.to_string());
+        self.unreachable |= failure.is_unreachable();
+    }
+
+    fn over(&self) -> Error {
+        Error::Timeout { last: self.said.join("; "), unreachable: self.unreachable }
+    }
+}
+
 impl Metas {
     /// `addresses`: `host:port`, separated by commas.
-    pub fn new(addresses: &str, pool: Arc<Pool>) -> Result<Self> {
+    pub fn new(addresses: &str, pool: Arc<Pool>, names: Names) -> Result<Self> {
         let parse =
             |address: &str| address.parse::<Node>().map_err(|error| Error::Invalid(error.to_string()));
         let nodes: Vec<_> = addresses.split(',').map(parse).collect::<Result<_>>()?;
-        Ok(Self { nodes, pool, leader: Mutex::default(), silent: Mutex::default() })
+        Ok(Self { nodes, pool, names, leader: Mutex::default(), silent: Mutex::default() })
     }
 
     pub fn nodes(&self) -> &[Node] {
@@ -96,11 +117,16 @@ impl Metas {
 
     async fn ask(&self, request: &Request, repeatable: bool, within: Duration) -> Result<Response> {
         let mut attempts = Attempts::within(within);
-        // What each one said in the last round.
-        let mut last = String::new();
+        let mut last = Error::no_time();
         loop {
-            let mut said = Vec::new();
-            for address in self.candidates().await {
+            let Some(left) = attempts.left() else { return Err(last) };
+            let mut round = Round::default();
+            let leader = self.leader();
+            let candidates = match leader {
+                Some(leader) => vec![leader],
+                None => self.members(left.min(LOOK_TIMEOUT).min(within / 3), &mut round).await,
+            };
+            for address in candidates {
                 let Some(left) = attempts.left() else { break };
                 // One that does not answer must not use up the time for the others.
                 let share = if is_quick(request) { LOOK_TIMEOUT.min(within / 3) } else { within / 3 };
@@ -119,28 +145,32 @@ impl Metas {
                             }
                             told => told,
                         };
-                        said.push(format!("{address} is not the leader"));
+                        round.said.push(format!("{address} is not the leader"));
                         self.set_leader(leader);
                         if leader.is_some() {
                             break;
                         }
                     }
-                    Ok(Said::NotReady) => said.push(format!("{address} is not ready yet")),
+                    Ok(Said::NotReady) => {
+                        self.forget_leader(address);
+                        round.said.push(format!("{address} is not ready yet"));
+                    }
                     Err(failure) => {
                         self.forget_leader(address);
                         match judge(&failure, repeatable) {
-                            Verdict::Again { .. } => said.push(failure.to_string()),
+                            Verdict::Again { .. } => round.failed(&failure),
                             Verdict::Unclear => return Err(Error::Unclear(failure.to_string())),
                             Verdict::Fail => return Err(final_error(failure)),
                         }
                     }
                 }
             }
-            if !said.is_empty() {
-                last = said.join("; ");
+            if !round.said.is_empty() {
+                last = round.over();
             }
-            if !attempts.pause(false).await {
-                return Err(Error::Timeout { last });
+            // Another one may lead by now.
+            if !attempts.pause(leader.is_some()).await {
+                return Err(last);
             }
         }
     }
@@ -182,20 +212,18 @@ impl Metas {
         })
     }
 
-    /// Whom to ask, in this order: the leader as far as known, then all, those that were silent last.
-    async fn candidates(&self) -> Vec<SocketAddr> {
-        let mut addresses: Vec<_> =
-            self.leader.lock().unwrap_or_else(PoisonError::into_inner).into_iter().collect();
-        let known = addresses.len();
-        for node in &self.nodes {
-            if let Some(address) = resolve(node).await
-                && !addresses.contains(&address)
-            {
-                addresses.push(address);
+    /// All that have an address, those that were silent last.
+    async fn members(&self, within: Duration, round: &mut Round) -> Vec<SocketAddr> {
+        let mut addresses = Vec::new();
+        for found in join_all(self.nodes.iter().map(|node| self.names.resolve(node, within))).await {
+            match found.map(SocketAddr::V4) {
+                Ok(address) if addresses.contains(&address) => {}
+                Ok(address) => addresses.push(address),
+                Err(failure) => round.failed(&failure),
             }
         }
         let silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
-        addresses[known..].sort_by_key(|address| silent.contains(address));
+        addresses.sort_by_key(|address| silent.contains(address));
         addresses
     }
 
@@ -209,6 +237,10 @@ impl Metas {
             }
             silent.insert(address);
         }
+    }
+
+    fn leader(&self) -> Option<SocketAddr> {
+        *self.leader.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn set_leader(&self, leader: Option<SocketAddr>) {
@@ -237,17 +269,6 @@ fn is_quick(request: &Request) -> bool {
     }
 }
 
-/// The IPv4 address of a node.
-pub async fn resolve(node: &Node) -> Option<SocketAddr> {
-    if let Some((ip, port)) = node.ipv4() {
-        return Some(SocketAddrV4::new(ip, port).into());
-    }
-    if node.host() == "localhost" {
-        return Some(SocketAddrV4::new(Ipv4Addr::LOCALHOST, node.port()).into());
-    }
-    tokio::net::lookup_host(node.as_str()).await.ok()?.find(SocketAddr::is_ipv4)
-}
-
 /// A failure that is not worth repeating, as the caller sees it.
 pub fn final_error(failure: Failure) -> Error {
     match failure {
@@ -255,7 +276,7 @@ pub fn final_error(failure: Failure) -> Error {
         Failure::Call { address, error: CallError::Malformed(why) } => {
             Error::Nonsense(format!("{address}: {why}"))
         }
-        other => Error::Timeout { last: other.to_string() },
+        other => Error::late(&other),
     }
 }
 

@@ -1,7 +1,6 @@
 //! What operators order of the meta-servers beyond tables: levels, moves, partitions without living members.
 
-use std::time::Duration;
-
+use futures::future::try_join_all;
 use pegasus_rpc::wire::meta::{
     Address, BalancerRequest, CONFIG_ADD_SECONDARY_FOR_LB, CONFIG_ASSIGN_PRIMARY,
     CONFIG_DOWNGRADE_TO_INACTIVE, CONFIG_DOWNGRADE_TO_SECONDARY, CONFIG_REMOVE, CONFIG_UPGRADE_TO_PRIMARY,
@@ -11,8 +10,9 @@ use pegasus_rpc::wire::{AdminRequest, AdminResponse, WireGpid};
 use pegasus_types::{Gpid, Node, PartitionConfig};
 
 use crate::cluster::{Cluster, nonsense};
+use crate::deadline::Attempts;
 use crate::error::{Error, Result};
-use crate::meta::resolve;
+use crate::meta::final_error;
 
 /// A move of one partition, as the shell's `balance` names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,7 +58,7 @@ impl Cluster {
     }
 
     async fn control(&self, level: i32) -> Result<i32> {
-        match self.order(AdminRequest::ControlMeta(ControlMetaRequest { level })).await? {
+        match self.order(AdminRequest::ControlMeta(ControlMetaRequest { level }), self.order_time()).await? {
             AdminResponse::ControlMeta(response) => Ok(response.old_level),
             other => Err(nonsense(&other)),
         }
@@ -90,20 +90,24 @@ impl Cluster {
 
     /// Steps as (kind, who does it, whom it concerns).
     async fn propose(&self, gpid: Gpid, steps: &[(i32, &Node, &Node)]) -> Result<()> {
-        let mut action_list = Vec::with_capacity(steps.len());
-        for (kind, target, node) in steps {
-            let action =
-                ProposalAction { target: address(target).await?, node: address(node).await?, kind: *kind };
-            action_list.push(action);
-        }
+        let time = self.order_time();
+        let address = async |node: &Node| {
+            let left = time.left().unwrap_or_default();
+            let found = self.inner.metas.names.resolve(node, left).await;
+            found.map(|address| Address(Some(address))).map_err(final_error)
+        };
+        let action = async |(kind, target, node): &(i32, &Node, &Node)| {
+            Ok(ProposalAction { target: address(target).await?, node: address(node).await?, kind: *kind })
+        };
+        let action_list = try_join_all(steps.iter().map(action)).await?;
         let request = BalancerRequest { gpid: WireGpid(gpid), action_list, force: None, balance_type: None };
-        self.order(AdminRequest::ProposeBalancer(request)).await.map(drop)
+        self.order(AdminRequest::ProposeBalancer(request), time).await.map(drop)
     }
 
     /// Partitions of which no member is alive.
     pub async fn diagnose(&self) -> Result<Vec<DeadPartition>> {
         let request = DddDiagnoseRequest { pid: WireGpid(Gpid::new(-1, -1)) };
-        let response = match self.order(AdminRequest::DddDiagnose(request)).await? {
+        let response = match self.order(AdminRequest::DddDiagnose(request), self.order_time()).await? {
             AdminResponse::DddDiagnose(response) => response,
             other => return Err(nonsense(&other)),
         };
@@ -140,16 +144,11 @@ impl Cluster {
         self.remote_command(&leader, command, arguments).await
     }
 
-    async fn order(&self, request: AdminRequest) -> Result<AdminResponse> {
-        let within: Duration = self.options().admin_timeout;
-        self.inner.metas.admin(request, true, within).await
+    fn order_time(&self) -> Attempts {
+        Attempts::within(self.options().admin_timeout)
     }
-}
 
-async fn address(node: &Node) -> Result<Address> {
-    let address = resolve(node).await.ok_or_else(|| Error::Invalid(format!("{node} has no IPv4 address")))?;
-    Ok(match address {
-        std::net::SocketAddr::V4(address) => Address(Some(address)),
-        std::net::SocketAddr::V6(_) => return Err(Error::Invalid(format!("{node} has no IPv4 address"))),
-    })
+    async fn order(&self, request: AdminRequest, time: Attempts) -> Result<AdminResponse> {
+        self.inner.metas.admin(request, true, time.left().unwrap_or_default()).await
+    }
 }

@@ -8,6 +8,9 @@ use pegasus_types::ErrorCode;
 pub enum Failure {
     #[error("partition {0} has no primary")]
     NoPrimary(i32),
+    /// No address: nothing was sent.
+    #[error("cannot resolve {node}: {why}")]
+    Resolve { node: String, why: String },
     /// No connection: nothing was sent.
     #[error("cannot connect to {address}: {why}")]
     Connect { address: String, why: String },
@@ -16,6 +19,13 @@ pub enum Failure {
     /// Given up because the partition has another primary by now.
     #[error("{0} is silent, and not the primary any more")]
     Moved(String),
+}
+
+impl Failure {
+    /// The server has not been reached at all.
+    pub fn is_unreachable(&self) -> bool {
+        matches!(self, Self::Resolve { .. } | Self::Connect { .. })
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,7 +42,9 @@ pub enum Verdict {
 pub fn judge(failure: &Failure, repeatable: bool) -> Verdict {
     use ErrorCode::*;
     let error = match failure {
-        Failure::NoPrimary(_) | Failure::Connect { .. } => return Verdict::Again { refresh: true },
+        Failure::NoPrimary(_) | Failure::Resolve { .. } | Failure::Connect { .. } => {
+            return Verdict::Again { refresh: true };
+        }
         // Only requests that may be repeated are given up for this.
         Failure::Moved(_) => return Verdict::Again { refresh: false },
         Failure::Call { error, .. } => error,
@@ -84,9 +96,11 @@ mod tests {
         let lost = || call(CallError::Lost("reset".into()));
         let not_sent = call(CallError::NotSent("dead".into()));
         let connect = Failure::Connect { address: "127.0.0.1:1".into(), why: "refused".into() };
+        let resolve = Failure::Resolve { node: "a:1".into(), why: "unknown".into() };
         for (failure, repeatable, once) in [
             (Failure::NoPrimary(3), elsewhere, elsewhere),
             (connect, elsewhere, elsewhere),
+            (resolve, elsewhere, elsewhere),
             (not_sent, elsewhere, elsewhere),
             (lost(), elsewhere, Verdict::Unclear),
             (call(CallError::Timeout), elsewhere, Verdict::Unclear),

@@ -178,6 +178,7 @@ impl Scanner {
                 if self.reopens > MAX_REOPENS {
                     return Err(Error::Timeout {
                         last: "the server forgets the scan again and again".to_owned(),
+                        unreachable: false,
                     });
                 }
             }

@@ -9,6 +9,7 @@ use pegasus_client::{Cluster, Options};
 use pegasus_shell::commands::{Answer, Failure};
 use pegasus_shell::session::Session;
 use pegasus_shell::{repl, words};
+use tokio::runtime::Runtime;
 
 /// The shell of Pegasus: reads and writes data, looks after tables.
 ///
@@ -55,6 +56,13 @@ fn main() -> ExitCode {
 
 fn start(cli: &Cli) -> anyhow::Result<u8> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let code = work(cli, &runtime);
+    // A lookup of a name that was given up is not waited for.
+    runtime.shutdown_background();
+    code
+}
+
+fn work(cli: &Cli, runtime: &Runtime) -> anyhow::Result<u8> {
     let options = Options { timeout: Duration::from_millis(u64::from(cli.timeout)), ..Options::default() };
     let metas = cli.meta.clone().or_else(|| std::env::var("PEGASUS_META").ok());
     let metas = metas.as_deref().unwrap_or(ONEBOX_METAS);
@@ -66,15 +74,15 @@ fn start(cli: &Cli) -> anyhow::Result<u8> {
     }
     if !cli.command.is_empty() {
         let words = cli.command.iter().map(|word| words::unescape(word)).collect();
-        return Ok(match repl::execute(&runtime, &mut session, words, cli.json)? {
+        return Ok(match repl::execute(runtime, &mut session, words, cli.json)? {
             Answer::Yes | Answer::Exit => 0,
             Answer::No => 1,
         });
     }
     if stdin().is_terminal() && stderr().is_terminal() {
-        repl::welcome(&runtime, &session, metas);
-        repl::interactive(&runtime, &mut session, cli.json)?;
+        repl::welcome(runtime, &session, metas);
+        repl::interactive(runtime, &mut session, cli.json)?;
         return Ok(0);
     }
-    repl::piped(&runtime, &mut session, cli.json)
+    repl::piped(runtime, &mut session, cli.json)
 }

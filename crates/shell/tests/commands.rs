@@ -299,6 +299,20 @@ fn one_command_per_process() {
 }
 
 #[test]
+fn a_meta_server_whose_name_does_not_resolve_is_told() {
+    // Longer than a part of a name can be: nobody needs to be asked.
+    let metas = format!("{}:34601", "a".repeat(64));
+    let told = Command::new(env!("CARGO_BIN_EXE_pegasus_shell"))
+        .args(["--meta", &metas, "--timeout", "300", "ls"])
+        .output()
+        .unwrap();
+    let complaint = String::from_utf8(told.stderr).unwrap();
+    assert_eq!(told.status.code(), Some(3), "{complaint}");
+    assert!(complaint.contains(&format!("cannot resolve {metas}: ")), "{complaint}");
+    assert!(complaint.contains("hint: is the server running?"), "{complaint}");
+}
+
+#[test]
 fn lines_from_a_pipe() {
     let fake = Fake::start(1, 1);
     let ended = shell(&fake, &[], "# a remark\nuse t\n\nset h s \"a b\"\nget h s\n");

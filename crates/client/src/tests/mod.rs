@@ -6,8 +6,10 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use fake::{Fake, Trick};
-use pegasus_types::ErrorCode;
+use futures::FutureExt;
+use pegasus_types::{ErrorCode, Gpid, Node};
 
+use crate::names::Names;
 use crate::*;
 
 async fn open(fake: &Fake) -> Table {
@@ -217,7 +219,8 @@ async fn the_leading_meta_is_found() {
         fake.with(move |world| world.leader = Some(leader));
         cluster.table("t").await.unwrap();
         assert_eq!(cluster.nodes().await.map(|nodes| nodes.len()), Ok(1));
-        assert_eq!(cluster.info().await, Ok(vec![("cluster_name".to_owned(), "fake".to_owned())]));
+        let name = ("cluster_name".to_owned(), "fake".to_owned());
+        assert!(cluster.info().await.unwrap().contains(&name));
     }
     assert_eq!(cluster.table("nothing").await.unwrap_err(), Error::NoTable("nothing".to_owned()));
     assert_eq!(cluster.create_table("new", &CreateTable::default()).await, Ok(3));
@@ -258,8 +261,72 @@ async fn without_a_meta_connecting_ends_in_time_and_says_why() {
     let unused = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let options = Options { timeout: Duration::from_millis(200), ..Options::default() };
     let cluster = Cluster::new(&unused.to_string(), options).unwrap();
-    let error = cluster.table("t").await.unwrap_err().to_string();
-    assert!(error.contains(&unused.to_string()), "{error}");
+    let error = cluster.table("t").await.unwrap_err();
+    assert!(error.to_string().contains(&unused.to_string()), "{error}");
+    assert!(matches!(error, Error::Timeout { unreachable: true, .. }), "{error:?}");
+}
+
+/// Names that begin with `hang` are looked up for ever, others are not known.
+fn bad_names() -> Names {
+    Names::new(|node| {
+        async move {
+            if node.host().starts_with("hang") {
+                std::future::pending::<()>().await;
+            }
+            Err(std::io::Error::other("nobody knows it"))
+        }
+        .boxed()
+    })
+}
+
+#[tokio::test]
+async fn names_that_do_not_resolve_are_told_in_time() {
+    let options = Options {
+        timeout: Duration::from_millis(500),
+        admin_timeout: Duration::from_millis(500),
+        ..Options::default()
+    };
+    for (metas, wants) in [
+        ("wrong:1", &["cannot resolve wrong:1: nobody knows it"][..]),
+        (
+            "wrong:1,hang1:1,hang2:1,hang3:1",
+            &["nobody knows it", "cannot resolve hang3:1: the lookup takes too long"],
+        ),
+    ] {
+        let cluster = Cluster::with_names(metas, options, bad_names()).unwrap();
+        let begun = Instant::now();
+        for error in [
+            cluster.table("t").await.unwrap_err(),
+            cluster.create_table("t", &CreateTable::default()).await.unwrap_err(),
+        ] {
+            let Error::Timeout { last, unreachable: true } = &error else { panic!("{metas}: {error:?}") };
+            assert!(wants.iter().all(|want| last.contains(want)), "{metas}: {last}");
+        }
+        assert!(begun.elapsed() < Duration::from_millis(1_500), "twice 500 ms: {:?}", begun.elapsed());
+    }
+}
+
+#[tokio::test]
+async fn a_name_that_is_looked_up_for_ever_takes_its_share_of_the_time_only() {
+    let fake = Fake::start(1, 1);
+    let metas = format!("hang:1,{}", fake.metas);
+    let options = Options { timeout: Duration::from_secs(3), ..Options::default() };
+    let cluster = Cluster::with_names(&metas, options, bad_names()).unwrap();
+    cluster.table("t").await.unwrap();
+    let begun = Instant::now();
+    cluster.table("t").await.unwrap();
+    assert!(begun.elapsed() < Duration::from_millis(500), "the leader is known: {:?}", begun.elapsed());
+
+    let (wrong, hang) = (Node::new("wrong:2"), Node::new("hang:2"));
+    let error = cluster.remote_command(&wrong, "help", &[]).await.unwrap_err().to_string();
+    assert!(error.contains("cannot resolve wrong:2: nobody knows it"), "{error}");
+    let options = Options { admin_timeout: Duration::from_millis(300), ..options };
+    let cluster = Cluster::with_names(&fake.metas, options, bad_names()).unwrap();
+    let begun = Instant::now();
+    let order = cluster.propose_move(Gpid::new(2, 0), MoveKind::CopyPrimary, &hang, &hang).await;
+    let error = order.unwrap_err().to_string();
+    assert!(error.contains("cannot resolve hang:2: the lookup takes too long"), "{error}");
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
 }
 
 #[tokio::test]

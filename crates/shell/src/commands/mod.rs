@@ -148,7 +148,7 @@ impl Failure {
             Self::Client(error) => match error {
                 Error::NoTable(_) => Some("`ls` lists the tables, `create <table>` makes one"),
                 Error::Unclear(_) => Some("read the value before you decide whether to do it again"),
-                Error::Timeout { last } if last.contains("cannot connect") => Some(
+                Error::Timeout { unreachable: true, .. } => Some(
                     "is the server running? --meta tells where the meta-servers are; `make onebox` starts a cluster",
                 ),
                 Error::Timeout { .. } => Some(
@@ -327,6 +327,10 @@ mod tests {
         let unknown = Failure::UnknownCommand { name: "hash_scam".to_owned() };
         assert_eq!(unknown.to_string(), "unknown command \"hash_scam\", did you mean \"hash_scan\"?");
         assert!(unknown.next_step().is_some());
+        for (unreachable, hint) in [(true, "is the server running?"), (false, "`timeout` allows more time")] {
+            let late = Failure::from(Error::Timeout { last: String::new(), unreachable });
+            assert!(late.next_step().unwrap().contains(hint));
+        }
         let unknown = Failure::UnknownCommand { name: "zzz".to_owned() };
         assert_eq!(unknown.to_string(), "unknown command \"zzz\"");
     }
