@@ -31,7 +31,10 @@ pub fn describe(base: Base) -> Base {
     base.describe("/meta/cluster", "the cluster and its meta-servers")
         .describe("/meta/nodes", "[detail]. Replica-servers")
         .describe("/meta/apps", "[detail]. Tables")
-        .describe("/meta/app", "name=<table> [detail]. One table")
+        .describe(
+            "/meta/app",
+            "name=<table> [detail]. One table; note: what is done or awaited for a partition",
+        )
         .describe("/meta/app_envs", "name=<table>. Settings of one table")
 }
 
@@ -191,6 +194,7 @@ async fn app(Extension(published): Shown, Query(query): Arguments) -> Response {
                     ("replica_count", members),
                     ("primary", config.primary.as_ref().map_or("-".to_owned(), Node::to_string)),
                     ("secondaries", join(&config.secondaries)),
+                    ("note", published.notes.get(&config.gpid).cloned().unwrap_or_default()),
                 ]);
                 (config.gpid.index.to_string(), fields)
             })

@@ -139,6 +139,15 @@ async fn tables_and_nodes() {
         app.contains("app_id            : 2") && app.contains("2/2") && app.contains("[healthy]"),
         "{app}"
     );
+    assert!(!app.contains("[in_work]"), "{app}");
+    let work =
+        r#"[{"gpid":"2.1","table":"t","note":"waits for a:1"},{"gpid":"20.1","table":"u","note":"no"}]"#;
+    shell.fake.with(|world| world.work = work.to_owned());
+    let app = shell.says("app t -d").await;
+    let (_, in_work) = app.split_once("[in_work]\n").unwrap();
+    let lines: Vec<_> = in_work.lines().map(|line| line.split_whitespace().collect::<Vec<_>>()).collect();
+    assert_eq!(lines[..2], [vec!["pidx", "note"], vec!["1", "waits", "for", "a:1"]], "{in_work}");
+    assert!(!in_work.contains("no "), "{in_work}");
     let nodes = shell.says("nodes -d").await;
     assert!(nodes.contains("ALIVE") && nodes.contains("alive_node_count   : 2"), "{nodes}");
     assert_eq!(shell.says("create new -n").await, "table \"new\" has id 3\n");

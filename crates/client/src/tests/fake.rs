@@ -53,6 +53,8 @@ pub struct World {
     pub hanging_metas: usize,
     /// Requests that were left hanging.
     pub hung: u32,
+    /// What the leader answers to the remote command `meta.work`.
+    pub work: String,
     metas: Vec<SocketAddrV4>,
     replicas: Vec<SocketAddrV4>,
     stops: Vec<CancellationToken>,
@@ -203,8 +205,11 @@ impl World {
                     }
                     AdminRequest::ClusterInfo(_) => AdminResponse::ClusterInfo(ClusterInfoResponse {
                         err,
-                        keys: vec!["cluster_name".into()],
-                        values: vec!["fake".into()],
+                        keys: vec!["primary_meta_server".into(), "cluster_name".into()],
+                        values: vec![
+                            self.leader.map(|leader| self.metas[leader].to_string()).unwrap_or_default(),
+                            "fake".into(),
+                        ],
                     }),
                     AdminRequest::CreateApp(create) if create.app_name == "t" => {
                         let err = ErrorName(ErrorCode::AppExist);
@@ -217,6 +222,7 @@ impl World {
                 };
                 reply.admin(response);
             }
+            Request::RemoteCommand(command) if command.cmd == "meta.work" => reply.text(self.work.clone()),
             _ => reply.error(ErrorCode::HandlerNotFound),
         }
     }

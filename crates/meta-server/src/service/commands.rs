@@ -15,6 +15,7 @@ pub const HELP: &str = "\
 meta.nodes - nodes with address, state and what they hold, as JSON
 meta.balance_plan - the moves that would be made now, as JSON
 meta.moves - the moves that are under way
+meta.work - partitions that something is done about or awaited for, and what, as JSON
 meta.move move_pri|copy_pri|copy_sec <app_id.index> <from> <to> - order one move
 meta.drain <node> [on|off] - empty a node that goes on working; off = no more
 meta.live_percentage [0..100] - below this share of alive nodes nothing is proposed
@@ -45,6 +46,7 @@ pub fn execute(leader: &Leader, name: &str, arguments: &[String]) -> Option<Stri
         "nodes" => Ok(nodes(leader).to_string()),
         "balance_plan" => Ok(plan(leader).to_string()),
         "moves" => Ok(moves(leader).to_string()),
+        "work" => Ok(work(leader).to_string()),
         "move" => order_move(leader, &arguments),
         "live_percentage" => number(leader, &arguments, 100, |o| &mut o.min_alive_percent),
         "lb.assign_delay_ms" => number(leader, &arguments, u64::MAX, |o| &mut o.return_ms),
@@ -127,6 +129,16 @@ fn plan(leader: &Leader) -> Value {
 
 fn moves(leader: &Leader) -> Value {
     leader.state.borrow().cure.moves().map(|what| Value::String(what.to_string())).collect()
+}
+
+/// Every partition that `partitions_in_work` counts.
+fn work(leader: &Leader) -> Value {
+    let published = leader.published.borrow();
+    let show = |(gpid, note): (&Gpid, &String)| {
+        let table = published.view.table(gpid.app_id).map(|table| table.info.name.clone());
+        json!({ "gpid": gpid.to_string(), "table": table, "note": note })
+    };
+    published.notes.iter().map(show).collect()
 }
 
 fn order_move(leader: &Leader, arguments: &[&str]) -> Outcome {

@@ -29,3 +29,26 @@ fn the_port_speaks_http_too() {
         }
     });
 }
+
+#[test]
+fn what_the_leader_waits_for_is_shown() {
+    local(async {
+        let mut world = World::start(3, TEMP).await;
+        world.healthy("temp", 3).await;
+        assert_eq!(world.command("meta.work").await, "[]");
+        let whole = http_get(world.meta.as_str(), "/meta/app?name=temp&detail").await;
+        assert_eq!(whole.matches("\"note\":\"\"").count(), 4, "{whole}");
+        world.replicas.pop();
+        let work = until("the leader waits for the third", async || {
+            let work: serde_json::Value = serde_json::from_str(&world.command("meta.work").await).unwrap();
+            (work.as_array().unwrap().len() == 4).then_some(work)
+        })
+        .await;
+        for (index, work) in work.as_array().unwrap().iter().enumerate() {
+            assert_eq!((&work["gpid"], &work["table"]), (&format!("1.{index}").into(), &"temp".into()));
+            assert!(!work["note"].as_str().unwrap().is_empty(), "{work}");
+        }
+        let shown = http_get(world.meta.as_str(), "/meta/app?name=temp&detail").await;
+        assert!(shown.contains("\"note\":\"") && !shown.contains("\"note\":\"\""), "{shown}");
+    });
+}

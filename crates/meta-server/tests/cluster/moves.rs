@@ -12,7 +12,7 @@ const LIVELY: &str = "meta_function_level_on_start = lively\nlb_interval_ms = 20
                       [meta_server.apps.temp]\npartition_count = 8";
 
 impl World {
-    async fn command(&self, line: &str) -> String {
+    pub async fn command(&self, line: &str) -> String {
         let mut words = line.split(' ').map(str::to_owned);
         let cmd = words.next().unwrap();
         let command = RemoteCommand { cmd, arguments: words.collect() };

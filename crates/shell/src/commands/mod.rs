@@ -70,7 +70,7 @@ commands! {
     #[on_table] "hash" [""] "<hash_key> <sort_key>": "where a key lives";
     "use" [""] "[table]": "the table that the data commands work on; without a name tells which";
     "ls" ["ads:"] "[-a] [-d] [-s status]": "tables; -a dropped ones too, -d with their health";
-    "app" ["d"] "<table> [-d]": "one table; -d with its partitions";
+    "app" ["d"] "<table> [-d]": "one table; -d with its partitions, and what the meta-server does or waits for";
     "create" ["p:r:e:fn"] "<table> [-p partitions=8] [-r replicas=3] [-e key=value,...] [-f] [-n]": "make a table and wait until it is healthy; -f fails if it exists, -n does not wait";
     "drop" ["r:f"] "<table> [-r reserve_seconds] [-f]": "drop a table; its data is kept for a while. -f fails if it does not exist";
     "recall" [""] "<app_id> [new_name]": "bring a dropped table back";

@@ -5,7 +5,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use futures::{StreamExt, TryStreamExt, stream};
 use pegasus_client::{CreateTable, Error, is_healthy};
-use pegasus_types::{AppInfo, AppStatus, Node, PartitionConfig};
+use pegasus_types::{AppId, AppInfo, AppStatus, Node, PartitionConfig};
 
 use super::{Answer, Failure, Result};
 use crate::args::{Args, Usage, text};
@@ -190,7 +190,23 @@ pub async fn app(session: &Session, mut args: Args, out: &mut Output<'_>) -> Res
     out.table("nodes", &["node", "primary", "secondary", "total"], &rows)?;
     let healthy = Health::of(&partitions).counts().map(|(name, count)| (name, count.to_string()));
     out.fields("healthy", &healthy)?;
+    let work = in_work(session, first.gpid.app_id).await;
+    if !work.is_empty() {
+        out.table("in_work", &["pidx", "note"], &work)?;
+    }
     Ok(Answer::Yes)
+}
+
+/// What the leader does or waits for, by partition of a table. Empty, too, when it does not say.
+async fn in_work(session: &Session, app_id: AppId) -> Vec<Vec<String>> {
+    let told = session.cluster.leader_command("meta.work", &[]).await.unwrap_or_default();
+    let work: Vec<serde_json::Value> = serde_json::from_str(&told).unwrap_or_default();
+    let row = |work: &serde_json::Value| {
+        let text = |key: &str| work.get(key).and_then(serde_json::Value::as_str);
+        let (id, pidx) = text("gpid")?.split_once('.')?;
+        (id == app_id.to_string()).then_some(vec![pidx.to_owned(), text("note")?.to_owned()])
+    };
+    work.iter().filter_map(row).collect()
 }
 
 fn replica_line(partition: &PartitionConfig) -> Vec<String> {
