@@ -59,7 +59,6 @@ impl TablesAgain {
     }
 
     /// Makes a table; how long that took since `fault`.
-    #[allow(clippy::print_stdout, reason = "who waits sees how far it is")]
     pub async fn after(&mut self, what: &str, fault: Instant) -> Duration {
         let name = format!("t{:08x}", rand::random::<u32>());
         let wanted = CreateTable { partitions: 2, if_missing: true, ..CreateTable::default() };
@@ -70,7 +69,7 @@ impl TablesAgain {
             }
         }
         let took = fault.elapsed();
-        println!("{what}: a table after {took:.1?}");
+        crate::say!("{what}: a table after {took:.1?}");
         self.tables.push(name);
         self.proceed().await;
         for config in self.client.partitions("temp").await.expect("the meta-server answers") {

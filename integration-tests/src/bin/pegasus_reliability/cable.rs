@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail};
 use pegasus_client::Cluster;
-use pegasus_integration_tests::block_on;
+use pegasus_integration_tests::{block_on, say};
 use serde::{Deserialize, Serialize};
 
 use crate::gaps::{AFTER, Gap, under_writers};
@@ -59,7 +59,7 @@ pub fn measure(runs: usize) -> Result<Cable> {
     }
     let found: Cable = serde_json::from_slice(&fs::read(dir.path().join("found.json"))?)?;
     if !found.is_kept() {
-        println!("the logs that may say why are in {}", dir.keep().display());
+        say!("the logs that may say why are in {}", dir.keep().display());
     }
     Ok(found)
 }
@@ -115,7 +115,7 @@ async fn cut_cables(runs: usize) -> Result<Vec<Duration>> {
         let gap = seen.gap(&led_by(victim), at, AFTER);
         let when = humantime::format_rfc3339_millis(SystemTime::now() - at.elapsed());
         let address = BRIDGE.address(victim);
-        println!("cable of {address} cut at {when}: {gap:?}, mended after {:?}", at.elapsed());
+        say!("cable of {address} cut at {when}: {gap:?}, mended after {:?}", at.elapsed());
         gaps.push(gap);
     }
     Ok(gaps)

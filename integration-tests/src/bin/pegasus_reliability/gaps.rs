@@ -5,7 +5,7 @@ use std::future::Future;
 use std::time::{Duration, Instant};
 
 use pegasus_client::{Cluster, MoveKind, Table};
-use pegasus_integration_tests::{Known, Load, Seen, TestCluster, block_on};
+use pegasus_integration_tests::{Known, Load, Seen, TestCluster, block_on, say};
 use pegasus_onebox::{Durability, Options};
 use pegasus_types::PartitionConfig;
 use serde::{Deserialize, Serialize};
@@ -181,7 +181,7 @@ async fn each_fault(cluster: &TestCluster, runs: impl Fn(&str) -> usize) -> Vec<
             };
             let (seen, at) = under_writers(&table, fault).await;
             gaps.push(seen.gap(&concerned, at, AFTER));
-            println!("{name}, {victim}: {:?}", last(&gaps));
+            say!("{name}, {victim}: {:?}", last(&gaps));
             tokio::task::block_in_place(|| cluster.start_member(&victim)).expect("it starts");
             cluster.heal();
         }
@@ -200,7 +200,7 @@ async fn each_fault(cluster: &TestCluster, runs: impl Fn(&str) -> usize) -> Vec<
             };
             let (seen, at) = under_writers(&table, fault).await;
             gaps.push(seen.gap(&concerned, at, FROZEN));
-            println!("{name}, {victim}: {:?}", last(&gaps));
+            say!("{name}, {victim}: {:?}", last(&gaps));
             cluster.heal();
         }
         all.push(Gap::new(name, 2 * SECOND, &gaps));
@@ -210,7 +210,7 @@ async fn each_fault(cluster: &TestCluster, runs: impl Fn(&str) -> usize) -> Vec<
     let mut gaps = Vec::new();
     for _ in 0..runs(MOVE) {
         gaps.push(planned_move(cluster, &client, &table).await);
-        println!("{MOVE}: {:?}", last(&gaps));
+        say!("{MOVE}: {:?}", last(&gaps));
     }
     all.push(Gap::new(MOVE, Duration::from_millis(100), &gaps));
     all
@@ -235,9 +235,9 @@ pub fn measure_metas_down(runs: usize, down: Duration) -> MetasDown {
             };
             let (seen, at) = under_writers(&table, fault).await;
             gaps.push(seen.gap(&all, at, down + AFTER));
-            println!("all meta-servers down for {down:?}: {:?}, {} writes", last(&gaps), seen.writes);
+            say!("all meta-servers down for {down:?}: {:?}, {} writes", last(&gaps), seen.writes);
             for failure in &seen.failed {
-                println!("  {failure}");
+                say!("  {failure}");
             }
             writes += seen.writes;
             failed += seen.failed.len();
@@ -276,6 +276,6 @@ async fn planned_move(cluster: &TestCluster, client: &Cluster, table: &Table) ->
     let gap = seen.gap(&[index], at, MOVED_WITHIN);
     let others: Vec<_> = (0..table.partition_count()).filter(|other| *other != index).collect();
     let pause = seen.gap(&others, at, MOVED_WITHIN);
-    println!("partition {index} is moved; writes to the others pause for up to {pause:?}");
+    say!("partition {index} is moved; writes to the others pause for up to {pause:?}");
     gap
 }

@@ -3,7 +3,6 @@
 //!
 //! Each part is a file here with a struct that implements [`part::Rows`]. What it has found goes to a file of its own
 //! (`target/reliability/PART.json`); the document is written anew from all the files that there are.
-#![allow(clippy::print_stdout, reason = "a program that tells what it measures")]
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test"))]
 
 mod cable;
@@ -19,6 +18,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::{Parser, ValueEnum};
+use pegasus_integration_tests::say;
 
 use part::{Circumstances, save, section};
 
@@ -94,14 +94,14 @@ fn main() -> Result<()> {
         return cable::measure_inside(dir, args.runs);
     }
     if let Some(only) = &args.only {
-        println!("{}", part::Rows::text(&gaps::measure(args.runs, only)));
+        say!("{}", part::Rows::text(&gaps::measure(args.runs, only)));
         return Ok(());
     }
     let all = if args.render { &[] } else { Part::value_variants() };
     let parts = if args.parts.is_empty() { all } else { &args.parts };
     let mut wrong = Vec::new();
     for part in parts {
-        println!("{part:?}");
+        say!("{part:?}");
         // One that cannot be measured here leaves what it had found before, and the others are measured.
         match run(*part, &args) {
             Ok(true) => {}

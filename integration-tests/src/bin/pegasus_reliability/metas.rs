@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use pegasus_client::Cluster;
-use pegasus_integration_tests::{TABLES_WITHIN, TablesAgain, block_on};
+use pegasus_integration_tests::{TABLES_WITHIN, TablesAgain, block_on, say};
 use pegasus_onebox::{ZooKeeper, ZooKeeperPlan};
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
@@ -98,7 +98,7 @@ pub fn measure(runs: usize, gone: Duration) -> Result<Metas> {
     }
     let found: Metas = serde_json::from_slice(&fs::read(dir.path().join("found.json"))?)?;
     if !found.is_kept() {
-        println!("the logs that may say why are in {}", dir.keep().display());
+        say!("the logs that may say why are in {}", dir.keep().display());
     }
     Ok(found)
 }
@@ -121,7 +121,7 @@ struct World {
 impl Drop for World {
     fn drop(&mut self) {
         if let Err(error) = self.zookeeper.kill_all() {
-            println!("{error:#}");
+            say!("{error:#}");
         }
     }
 }
@@ -286,7 +286,7 @@ impl Fault {
     async fn of(what: &str, took: Vec<Duration>, again: TablesAgain) -> Self {
         let seen = again.finish().await;
         for told in seen.failed.iter().chain(&seen.violations) {
-            println!("  {told}");
+            say!("  {told}");
         }
         Self {
             what: what.to_owned(),

@@ -7,6 +7,7 @@ use std::process::Command;
 use std::time::SystemTime;
 
 use anyhow::{Context, Result};
+use pegasus_integration_tests::say;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -82,7 +83,7 @@ pub fn save<R: Rows>(results: &Path, circumstances: Circumstances, rows: R) -> R
     let file = file::<R>(results);
     fs::write(&file, serde_json::to_string_pretty(&measured)?)
         .with_context(|| format!("write {}", file.display()))?;
-    println!("{}", section::<R>(results)?);
+    say!("{}", section::<R>(results)?);
     Ok(is_kept)
 }
 

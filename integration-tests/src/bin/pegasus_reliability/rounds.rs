@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use pegasus_integration_tests::{TestCluster, block_on, die_in_turn};
+use pegasus_integration_tests::{TestCluster, block_on, die_in_turn, say};
 use pegasus_onebox::{Durability, Options};
 use serde::{Deserialize, Serialize};
 
@@ -39,9 +39,9 @@ fn mode(durability: Durability, wanted: usize) -> Mode {
         let table = cluster.table().await.with_timeout(std::time::Duration::from_secs(60));
         die_in_turn(&cluster, &table, |rounds, _| rounds >= wanted).await
     });
-    println!("{rounds} rounds, {}: {} writes, {} reads", durability.name(), seen.writes, seen.reads);
+    say!("{rounds} rounds, {}: {} writes, {} reads", durability.name(), seen.writes, seen.reads);
     for violation in seen.violations.iter().chain(&seen.failed) {
-        println!("  {violation}");
+        say!("  {violation}");
     }
     Mode {
         durability: durability.name().to_owned(),

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use pegasus_client::{Cluster, ScanOptions, Table, Ttl};
-use pegasus_integration_tests::{Held, TestCluster, Usage, block_on, held, is_even, metric};
+use pegasus_integration_tests::{Held, TestCluster, Usage, block_on, held, is_even, metric, say};
 use pegasus_onebox::{Durability, Options};
 use serde::{Deserialize, Serialize};
 use tokio::task::{JoinHandle, block_in_place};
@@ -173,7 +173,7 @@ async fn measure_on(cluster: &mut TestCluster, megabytes: usize) -> Result<Scale
     let begun = Instant::now();
     load(&table, keys).await?;
     let load_seconds = begun.elapsed().as_secs_f64();
-    println!("{megabytes} MB are written after {load_seconds:.0} s");
+    say!("{megabytes} MB are written after {load_seconds:.0} s");
     settle(cluster).await;
 
     let probes = Probes::start(&table, keys);
@@ -238,7 +238,7 @@ async fn load(table: &Table, keys: usize) -> Result<()> {
                     table.multi_set(hash_key(key), rows, Ttl::Default).await?;
                     if first == 0 && told.elapsed() >= TELL_EVERY {
                         told = Instant::now();
-                        println!("{:?}: {} of 100 written", begun.elapsed(), key * 100 / keys);
+                        say!("{:?}: {} of 100 written", begun.elapsed(), key * 100 / keys);
                     }
                 }
                 Ok::<_, pegasus_client::Error>(())
@@ -263,7 +263,7 @@ async fn settle(cluster: &TestCluster) {
         let before = used();
         tokio::time::sleep(WINDOW).await;
         let busy = (used() - before) as f64 / WINDOW.as_millis() as f64;
-        println!("settling: {busy:.2} processors busy");
+        say!("settling: {busy:.2} processors busy");
         if busy < IDLE || begun.elapsed() >= IDLE_WITHIN {
             return;
         }
@@ -282,7 +282,7 @@ async fn wait_for(
     loop {
         // No answer in time is told and asked again: it is the machine that is measured, not this question.
         let partitions = client.partitions("temp").await.unwrap_or_else(|error| {
-            println!("{what}: {error}");
+            say!("{what}: {error}");
             Vec::new()
         });
         let held = held(&partitions);
@@ -290,13 +290,13 @@ async fn wait_for(
             && partitions.iter().all(|partition| partition.member_count() == 3)
             && is_good(&held)
         {
-            println!("{what}: {held:?} after {:?}", begun.elapsed());
+            say!("{what}: {held:?} after {:?}", begun.elapsed());
             return Ok(());
         }
         ensure!(begun.elapsed() < MOVED_WITHIN, "{what}: not even after {MOVED_WITHIN:?}: {held:?}");
         if told.elapsed() >= TELL_EVERY {
             told = Instant::now();
-            println!("{what}, {:?}: {held:?}, {:.0} MB", begun.elapsed(), copied(cluster));
+            say!("{what}, {:?}: {held:?}, {:.0} MB", begun.elapsed(), copied(cluster));
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
@@ -342,7 +342,7 @@ impl Phases {
             puts: Times::default(),
             failed: 0,
         };
-        println!("{name}: {:.0} s, {:.0} MB copied", phase.seconds, phase.moved_megabytes);
+        say!("{name}: {:.0} s, {:.0} MB copied", phase.seconds, phase.moved_megabytes);
         let from = self.from;
         *self = now;
         Past { phase, from, to: self.from }
@@ -425,7 +425,7 @@ async fn probe(table: Table, id: usize, keys: usize, stop: Arc<AtomicBool>) -> V
         };
         let took = begun.elapsed();
         if let Some(told) = &told {
-            println!("a small operation failed after {took:?}: {told}");
+            say!("a small operation failed after {took:?}: {told}");
         }
         seen.push(Operation { begun, took, is_get, failed: told.is_some() });
         tokio::time::sleep(PAUSE).await;
@@ -460,7 +460,7 @@ async fn check(table: &Table) -> Result<(usize, usize)> {
         let (c, w) = scan.await.context("a scan")??;
         (checked, wrong) = (checked + c, wrong + w);
     }
-    println!("{checked} rows read, {wrong} wrong");
+    say!("{checked} rows read, {wrong} wrong");
     Ok((checked, wrong))
 }
 
