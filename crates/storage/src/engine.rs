@@ -8,7 +8,6 @@ use std::fs;
 use std::io;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -46,21 +45,6 @@ impl EngineKind {
         }
     }
 }
-
-impl FromStr for EngineKind {
-    type Err = UnknownEngine;
-
-    fn from_str(s: &str) -> Result<Self, UnknownEngine> {
-        [Self::Lsm, Self::Sled, Self::Memory]
-            .into_iter()
-            .find(|kind| kind.name() == s)
-            .ok_or_else(|| UnknownEngine(s.to_owned()))
-    }
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a storage engine: expected lsm, sled or memory")]
-pub struct UnknownEngine(String);
 
 /// Settings of a process's engines.
 #[derive(Clone, Debug)]
@@ -211,11 +195,6 @@ pub trait PartitionEngine: Send + Sync + fmt::Debug {
     /// The largest timestamp that was applied, microseconds since 1970.
     fn newest_timestamp_us(&self) -> u64;
 
-    /// The log is durable up to `decree`. A memtable is flushed only when the log is durable up to its last
-    /// decree, else a power failure could leave this engine ahead of every log (replication.md 10.5). Until the
-    /// first call nothing is held back.
-    fn set_log_durable(&self, decree: Decree);
-
     /// Asks for everything applied so far to become durable; `wait` = returns when it is. Returns the decree
     /// that this makes durable.
     fn flush(&self, wait: bool) -> Result<Decree, EngineError>;
@@ -326,8 +305,6 @@ pub enum EngineError {
     Panicked(String),
     #[error("decree {asked} does not follow {applied}")]
     DecreeNotGrowing { applied: Decree, asked: Decree },
-    #[error("flush of decree {wanted} waits for the log, which is durable up to {durable}")]
-    LogNotDurable { wanted: Decree, durable: Decree },
     #[error("the compaction was stopped")]
     Stopped,
     /// An earlier error made this partition unusable.

@@ -126,8 +126,6 @@ impl PartitionEngine for MemoryEngine {
         self.newest_timestamp_us.load(Ordering::Acquire)
     }
 
-    fn set_log_durable(&self, _: Decree) {}
-
     fn flush(&self, _: bool) -> Result<Decree, EngineError> {
         Ok(self.applied_decree())
     }

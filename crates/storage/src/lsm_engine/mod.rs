@@ -115,10 +115,6 @@ impl PartitionEngine for LsmEngine {
         self.partition.newest_timestamp_us()
     }
 
-    fn set_log_durable(&self, decree: Decree) {
-        self.partition.set_log_durable(decree);
-    }
-
     fn flush(&self, wait: bool) -> Result<Decree, EngineError> {
         let sealed = self.partition.seal();
         if wait {

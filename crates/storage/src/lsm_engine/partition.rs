@@ -40,7 +40,6 @@ pub struct Partition {
     pub(super) writer: Mutex<Writer>,
     pub(super) applied: AtomicI64,
     pub(super) durable: AtomicI64,
-    pub(super) log_durable: AtomicI64,
     pub(super) purge: Arc<Purge>,
     pub(super) health: Mutex<Trouble>,
     /// One flush, one compaction of this partition at a time; in this order when both are taken.
@@ -126,7 +125,6 @@ impl Partition {
             writer: Mutex::default(),
             applied: AtomicI64::new(decree.0),
             durable: AtomicI64::new(decree.0),
-            log_durable: AtomicI64::new(i64::MAX),
             purge,
             health: Mutex::default(),
             flushing: Mutex::default(),
@@ -238,14 +236,6 @@ impl Partition {
 
     pub fn newest_timestamp_us(&self) -> u64 {
         self.purge.newest_committed_us.load(Ordering::Acquire)
-    }
-
-    pub fn set_log_durable(self: &Arc<Self>, decree: Decree) {
-        self.log_durable.store(decree.0, Ordering::Release);
-        // Cheap, and called after every sync of the log: flushes that waited for it go on here.
-        if self.state().sealed.first().is_some_and(|sealed| sealed.decree <= decree) {
-            self.shared.queue(Work::Flush, self);
-        }
     }
 
     // ---- readers

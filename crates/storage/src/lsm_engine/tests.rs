@@ -314,3 +314,48 @@ fn a_compaction_of_everything_is_in_nobodys_way() {
     one.compact_all(&Stop::default()).unwrap();
     assert_eq!((one.l0_runs(), one.sizes().estimated_rows), (0, 6), "five rows and the decree");
 }
+
+#[test]
+fn the_memtables_of_all_partitions_share_a_budget() {
+    const BUDGET: u64 = 1 << 20;
+    let root = tempfile::tempdir().unwrap();
+    let options =
+        EngineOptions { memtable_bytes: 4 << 20, memtable_budget_bytes: BUDGET, ..EngineOptions::default() };
+    let factory = LsmFactory::new(options);
+    let partitions: Vec<_> = (0..4)
+        .map(|i| {
+            let dir = own_dir(&root.path().join(i.to_string()), EngineKind::Lsm).unwrap();
+            let partition = Partition::open(&dir, factory.background.shared()).unwrap();
+            factory.background.shared().register(&partition);
+            partition
+        })
+        .collect();
+    let mut stores: Vec<_> = partitions
+        .iter()
+        .map(|partition| {
+            let (partition, _background) = (partition.clone(), factory.background.clone());
+            Store::over(Arc::new(LsmEngine { partition, _background }))
+        })
+        .collect();
+    let held_back: Vec<_> = partitions.iter().map(|partition| partition.flushing.lock().unwrap()).collect();
+    let mut fill = |kib: usize| {
+        for i in 0..kib {
+            stores[i % 4].put("k", &i.to_string(), &"v".repeat(1000));
+        }
+    };
+    fill(500);
+    assert_eq!(factory.pressure(), Pressure::None);
+    fill(1100);
+    assert_eq!(factory.pressure(), Pressure::Slow);
+    fill(1700);
+    assert_eq!(factory.pressure(), Pressure::Stop);
+    drop(held_back);
+    let begun = std::time::Instant::now();
+    while factory.pressure() != Pressure::None {
+        assert!(begun.elapsed() < std::time::Duration::from_secs(30), "memtables are flushed");
+        std::thread::yield_now();
+    }
+    assert!(factory.stats().memtable_bytes <= BUDGET);
+    drop((stores, partitions));
+    assert_eq!(factory.stats().memtable_bytes, 0, "what was counted is given back");
+}

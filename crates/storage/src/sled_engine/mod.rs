@@ -445,9 +445,6 @@ impl PartitionEngine for SledEngine {
         self.partition.newest_timestamp_us.load(Ordering::Acquire)
     }
 
-    /// sled's own writes cannot be held back.
-    fn set_log_durable(&self, _: Decree) {}
-
     fn flush(&self, wait: bool) -> Result<Decree, EngineError> {
         if wait {
             return self.partition.flush(&mut lock(&self.partition.maintenance));

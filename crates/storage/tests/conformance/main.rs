@@ -44,9 +44,7 @@ conformance! {
         compaction_drops_what_nobody_sees,
         expired_rows_go_when_both_clocks_are_past,
         views_outlive_compaction,
-        a_flush_waits_for_the_log,
         an_old_memtable_is_flushed,
-        the_budget_is_shared,
         dropping_ends_background_work,
         many_small_flushes_lose_no_table,
     }

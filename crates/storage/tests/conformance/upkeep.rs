@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use pegasus_storage::{EngineError, EngineKind, EngineOptions, Pressure};
+use pegasus_storage::{EngineKind, EngineOptions};
 use pegasus_types::time::epoch_seconds;
 use pegasus_types::{Decree, LogLocation};
 
@@ -97,28 +97,6 @@ pub fn views_outlive_compaction(kind: EngineKind) {
     assert!(data(&*engine, "key007").unwrap().starts_with("new"));
 }
 
-pub fn a_flush_waits_for_the_log(kind: EngineKind) {
-    let bench = Bench::new(kind);
-    let engine = bench.open();
-    engine.set_log_durable(Decree(1));
-    apply_next(&*engine, &put("k1", "1"));
-    apply_next(&*engine, &put("k2", "2"));
-    let held = engine.flush(true);
-    assert!(
-        matches!(held, Err(EngineError::LogNotDurable { wanted: Decree(2), durable: Decree(1) })),
-        "{held:?}"
-    );
-    apply_next(&*engine, &put("k3", "3"));
-    assert!(engine.flush(true).is_err());
-    assert_eq!(engine.durable_decree(), Decree(0));
-    assert_eq!(data(&*engine, "k2").as_deref(), Some("2"));
-    engine.set_log_durable(Decree(2));
-    eventually("the flush goes on by itself", || engine.durable_decree() == Decree(2));
-    assert!(engine.flush(true).is_err());
-    engine.set_log_durable(Decree(3));
-    eventually("all of it", || engine.durable_decree() == Decree(3));
-}
-
 pub fn an_old_memtable_is_flushed(kind: EngineKind) {
     let options = EngineOptions { max_memtable_age: Duration::from_millis(100), ..small_options() };
     let bench = Bench::with(kind, options);
@@ -128,37 +106,6 @@ pub fn an_old_memtable_is_flushed(kind: EngineKind) {
     let flushes = bench.factory.stats().flushes;
     std::thread::sleep(Duration::from_millis(1500));
     assert_eq!(bench.factory.stats().flushes, flushes, "nothing new, nothing flushed");
-}
-
-pub fn the_budget_is_shared(kind: EngineKind) {
-    let options =
-        EngineOptions { memtable_bytes: 4 << 20, memtable_budget_bytes: 1 << 20, ..small_options() };
-    let bench = Bench::with(kind, options);
-    let engines: Vec<_> =
-        (0..4).map(|i| bench.factory.open(&bench.dir.join(i.to_string())).unwrap()).collect();
-    for engine in &engines {
-        // Held back, so that the budget can only be exceeded.
-        engine.set_log_durable(Decree(0));
-    }
-    let fill = |kib: usize| {
-        for i in 0..kib {
-            let engine = &engines[i % 4];
-            apply_next(&**engine, &put(&format!("key{i:05}.{}", engine.applied_decree()), &"v".repeat(1000)));
-        }
-    };
-    fill(500);
-    assert_eq!(bench.factory.pressure(), Pressure::None);
-    fill(600);
-    assert_eq!(bench.factory.pressure(), Pressure::Slow);
-    fill(600);
-    assert_eq!(bench.factory.pressure(), Pressure::Stop);
-    for engine in &engines {
-        engine.set_log_durable(engine.applied_decree());
-    }
-    eventually("memtables are flushed", || bench.factory.pressure() == Pressure::None);
-    assert!(bench.factory.stats().memtable_bytes <= 1 << 20);
-    drop(engines);
-    assert_eq!(bench.factory.stats().memtable_bytes, 0, "what was counted is given back");
 }
 
 pub fn dropping_ends_background_work(kind: EngineKind) {
