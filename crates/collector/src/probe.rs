@@ -20,7 +20,7 @@ const START_GRACE: Duration = Duration::from_secs(60);
 const ROUNDS_PER_LOOK: u64 = 20;
 /// A table has no more partitions than this, whatever somebody answers.
 const PARTITIONS_MAX: usize = 1 << 16;
-/// Tries to find a key for a partition: the expected number is the partition count.
+/// Names tried until every partition has a key: some count * ln(count) are expected.
 const KEY_TRIES_MAX: u64 = 1 << 24;
 
 /// Rows of minutes and hours are kept so long; those of days for ever.
@@ -150,11 +150,14 @@ pub async fn run<T: Target + 'static>(target: Rc<T>, board: Rc<Board>, shutdown:
             match timeout(options.timeout, target.look_up())
                 .await
                 .unwrap_or_else(|_| Err("timed out".to_owned()))
-            {
+                .and_then(|count| match count {
+                    0..=PARTITIONS_MAX => Ok(count),
+                    _ => Err(format!("it has {count} partitions")),
+                }) {
                 Ok(count) if count != keys.len() => {
                     tracing::info!(table = options.table, partitions = count, "probing");
                     board.metrics.forget_partitions();
-                    keys = (0..count.min(PARTITIONS_MAX)).map(|p| key_of(p, count)).collect();
+                    keys = keys_of(count);
                     lost = false;
                 }
                 Ok(_) => {}
@@ -230,15 +233,24 @@ async fn step(
     result.map_err(|failure| (step, failure))
 }
 
-/// A hash key that lies in `partition`, as Pegasus's own collector names it.
-fn key_of(partition: usize, count: usize) -> String {
+/// A hash key in each of the partitions.
+fn keys_of(count: usize) -> Vec<String> {
+    let mut keys = vec![String::new(); count];
+    let mut missing = count;
     let count = i32::try_from(count).unwrap_or(i32::MAX);
-    let name = |n: u64| format!("detect_available_p{partition}_{n}");
-    let fits = |key: &String| {
-        hash::partition_of(hash::key_hash(key.as_bytes(), b""), count)
-            == i32::try_from(partition).unwrap_or(-1)
-    };
-    (0..KEY_TRIES_MAX).map(name).find(fits).unwrap_or_else(|| name(0))
+    for n in 0..KEY_TRIES_MAX {
+        if missing == 0 {
+            break;
+        }
+        let key = format!("detect_available_{n}");
+        let partition = hash::partition_of(hash::key_hash(key.as_bytes(), b""), count);
+        let slot = usize::try_from(partition).ok().and_then(|partition| keys.get_mut(partition));
+        if let Some(slot) = slot.filter(|slot| slot.is_empty()) {
+            *slot = key;
+            missing -= 1;
+        }
+    }
+    keys
 }
 
 #[cfg(test)]
@@ -249,9 +261,10 @@ mod tests {
 
     #[test]
     fn every_partition_has_its_key() {
-        for count in [1, 2, 8, 64] {
-            for partition in 0..count {
-                let key = key_of(partition, count);
+        for count in [1, 2, 8, 64, 4096] {
+            let keys = keys_of(count);
+            assert_eq!(keys.len(), count);
+            for (partition, key) in keys.iter().enumerate() {
                 let hash = hash::key_hash(key.as_bytes(), b"");
                 assert_eq!(hash::partition_of(hash, count as i32), partition as i32, "{key}");
             }
