@@ -164,10 +164,15 @@ mod tests {
                 let shutdown = Shutdown::new();
                 let handle = start(config, shutdown.child()).await.unwrap();
                 let address = handle.address();
-                tokio::time::sleep(Duration::from_millis(300)).await;
                 assert!(get(address, "/livez").await.starts_with("HTTP/1.1 200"));
-                let ready = get(address, "/readyz").await;
-                assert!(ready.starts_with("HTTP/1.1 503") && ready.contains("meta leader: "), "{ready}");
+                let begun = std::time::Instant::now();
+                let mut ready = String::new();
+                while !ready.contains("meta leader: ") {
+                    assert!(begun.elapsed() < Duration::from_secs(20), "{ready}");
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                    ready = get(address, "/readyz").await;
+                }
+                assert!(ready.starts_with("HTTP/1.1 503"), "{ready}");
                 let metrics = get(address, "/metrics").await;
                 assert!(metrics.contains("meta_leader_reachable{") && metrics.contains("} 0\n"), "{metrics}");
                 assert!(get(address, "/config?name=server_list").await.contains("{\"value\":\"x\"}"));
