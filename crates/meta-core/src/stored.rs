@@ -6,19 +6,13 @@ use pegasus_placement::Ledger;
 use pegasus_placement::ledger::{Entry, Version, Write};
 use pegasus_placement::tables::MAX_PARTITION_COUNT;
 use pegasus_types::{AppId, AppInfo, Gpid, PartitionConfig};
-use pegasus_zk_coordination::store::MAX_MULTI_BYTES;
+use pegasus_zk_coordination::store::multis;
 use pegasus_zk_coordination::tree::Tree;
 use pegasus_zk_coordination::{Datum, Op, StoreError, content};
 
-/// Operations of one multi at most.
-const MAX_MULTI_OPS: usize = 2000;
 /// Partitions that are read together. In between the leader's proofs that it leads get their turn with the store,
 /// and everything else that runs on this thread.
 const LOAD_BATCH: usize = 500;
-/// Room for what every multi of a leader checks.
-const FENCE_BYTES: usize = 1024;
-/// Bytes of our own operations in one multi.
-const MAX_BYTES: usize = MAX_MULTI_BYTES - FENCE_BYTES;
 
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
@@ -212,23 +206,9 @@ pub fn op(tree: &Tree, write: &Write) -> Op {
     }
 }
 
-/// Cuts writes into multis that a store takes, keeping their order. What one multi holds happens at once.
+/// Writes with their operations, cut into multis in their order.
 pub fn chunks(tree: &Tree, writes: Vec<Write>) -> Vec<(Vec<Write>, Vec<Op>)> {
-    let mut chunks: Vec<(Vec<Write>, Vec<Op>)> = Vec::new();
-    let mut bytes = 0;
-    for write in writes {
-        let op = op(tree, &write);
-        bytes += op.bytes_len();
-        match chunks.last_mut() {
-            Some((writes, ops)) if bytes <= MAX_BYTES && ops.len() < MAX_MULTI_OPS => {
-                writes.push(write);
-                ops.push(op);
-            }
-            _ => {
-                bytes = op.bytes_len();
-                chunks.push((vec![write], vec![op]));
-            }
-        }
-    }
-    chunks
+    let multis = multis(writes.iter().map(|write| op(tree, write)));
+    let mut writes = writes.into_iter();
+    multis.into_iter().map(|ops| (writes.by_ref().take(ops.len()).collect(), ops)).collect()
 }

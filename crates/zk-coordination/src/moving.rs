@@ -23,7 +23,7 @@ use tokio::task::JoinHandle;
 
 use crate::content::{LOCKED, UNLOCKED, not_for_use};
 use crate::election::{self, Election, FencedStore, Leadership};
-use crate::store::{MAX_MULTI_BYTES, MetaStore, Op, StoreError};
+use crate::store::{MetaStore, Op, StoreError, multis};
 use crate::survey;
 use crate::tree::Tree;
 
@@ -31,10 +31,6 @@ use crate::tree::Tree;
 const ME: &str = "moving-metadata:1";
 /// What a place says that was left.
 const MOVED: &str = "moved to ";
-/// Operations of one multi.
-const MULTI_OPS: usize = 1000;
-/// Room in a multi for one more.
-const ROOM: usize = 4096;
 /// To become the leader when nobody else is: an election takes five calls.
 const LEAD_WITHIN: Duration = Duration::from_secs(30);
 
@@ -205,20 +201,10 @@ impl<'a> Held<'a> {
 
     /// In order, cut into multis.
     pub(crate) async fn write(&self, ops: Vec<Op>) -> Result<(), MoveError> {
-        let mut multi = Vec::new();
-        let mut bytes = 0;
-        for op in ops {
-            if !multi.is_empty()
-                && (bytes + op.bytes_len() > MAX_MULTI_BYTES - ROOM || multi.len() >= MULTI_OPS)
-            {
-                let full = std::mem::take(&mut multi);
-                self.store.multi(full).await.map_err(|error| self.error(error))?;
-                bytes = 0;
-            }
-            bytes += op.bytes_len();
-            multi.push(op);
+        for multi in multis(ops) {
+            self.store.multi(multi).await.map_err(|error| self.error(error))?;
         }
-        self.store.multi(multi).await.map_err(|error| self.error(error)).map(drop)
+        Ok(())
     }
 }
 
@@ -296,7 +282,7 @@ mod tests {
                 format!(r#"{{"status":"app_status::AS_AVAILABLE","app_id":{id},"partition_count":700}}"#);
             store.create(&place.tree.app(id), app.into()).await.unwrap();
             let partitions = (0..700).map(|i| {
-                let text = format!("{id}.{i} {}", "x".repeat(400));
+                let text = format!("{id}.{i} {}", "x".repeat(600));
                 Op::create(format!("{}/{i}", place.tree.app(id)), text)
             });
             store.multi(partitions.collect()).await.unwrap();

@@ -14,6 +14,8 @@ pub type Version = i32;
 pub const MAX_NODE_BYTES: usize = 900 * 1024;
 /// Bytes of one multi at most, paths included; callers split what is larger.
 pub const MAX_MULTI_BYTES: usize = 500 * 1024;
+/// Operations of one multi, where there are many.
+const MULTI_OPS: usize = 2000;
 
 /// As Pegasus's template has it; stores without sessions of their own name it, too.
 pub const DEFAULT_SESSION_TIMEOUT: Duration = Duration::from_secs(10);
@@ -204,6 +206,23 @@ impl dyn MetaStore + '_ {
         }
         Ok(())
     }
+}
+
+/// Cuts operations into multis that every store takes, keeping their order. What one multi holds happens at once.
+pub fn multis(ops: impl IntoIterator<Item = Op>) -> Vec<Vec<Op>> {
+    let mut multis: Vec<Vec<Op>> = Vec::new();
+    let mut bytes = 0;
+    for op in ops {
+        bytes += op.bytes_len();
+        match multis.last_mut() {
+            Some(multi) if bytes <= MAX_MULTI_BYTES && multi.len() < MULTI_OPS => multi.push(op),
+            _ => {
+                bytes = op.bytes_len();
+                multis.push(vec![op]);
+            }
+        }
+    }
+    multis
 }
 
 /// Checks a path: absolute, no empty component, not the root itself.
