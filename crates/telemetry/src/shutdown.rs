@@ -37,7 +37,8 @@ impl Shutdown {
         self.token.cancel();
     }
 
-    pub fn is_hurried(&self) -> bool {
+    #[cfg(test)]
+    fn is_hurried(&self) -> bool {
         self.hurry.is_cancelled()
     }
 

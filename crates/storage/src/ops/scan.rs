@@ -76,9 +76,9 @@ impl ScanContexts {
         Self { next_id, waiting: BTreeMap::new() }
     }
 
-    /// Opens a scanner and reads its first page. `hash_check` is given while the table's partitions may hold
-    /// foreign keys (table env `replica.split.validate_partition_hash`).
-    pub fn get_scanner(
+    /// Opens a scanner and reads its first page.
+    #[cfg(test)]
+    pub(super) fn get_scanner(
         &mut self,
         request: &GetScannerRequest,
         engine: &dyn PartitionEngine,
@@ -92,15 +92,21 @@ impl ScanContexts {
         })
     }
 
-    /// The next page. NotFound for an id that was used, cleared, has expired or is not ours.
-    pub fn scan(&mut self, context_id: i64, at: &ReadAt, now: Millis) -> Result<ScanResponse, EngineError> {
+    #[cfg(test)]
+    pub(super) fn scan(
+        &mut self,
+        context_id: i64,
+        at: &ReadAt,
+        now: Millis,
+    ) -> Result<ScanResponse, EngineError> {
         Ok(match self.resume(context_id, now) {
             Begun::Page(job) => self.finish(job.read(at)?, now),
             Begun::Answered(response) => response,
         })
     }
 
-    /// As [`Self::scan`], but the page is left to be read by the caller, on any thread.
+    /// The next page, to be read by the caller, on any thread. NotFound for an id that was used, cleared, has expired
+    /// or is not ours.
     pub fn resume(&mut self, context_id: i64, now: Millis) -> Begun {
         match self.waiting.remove(&context_id) {
             Some(context) if now.since(context.since) <= EXPIRE_MS => Begun::Page(PageJob(context)),
@@ -191,7 +197,8 @@ impl PageJob {
     }
 }
 
-/// As [`ScanContexts::get_scanner`], but the first page is left to be read by the caller, on any thread.
+/// Opens a scanner; its first page is left to be read by the caller, on any thread. `hash_check` is given while the
+/// table's partitions may hold foreign keys (table env `replica.split.validate_partition_hash`).
 pub fn open(
     request: &GetScannerRequest,
     engine: &dyn PartitionEngine,
