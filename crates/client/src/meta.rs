@@ -293,5 +293,7 @@ fn admin_error(response: &AdminResponse) -> (ErrorCode, &str) {
         AdminResponse::ControlMeta(r) => (r.err.0, ""),
         AdminResponse::ProposeBalancer(r) => (r.err.0, ""),
         AdminResponse::DddDiagnose(r) => (r.err.0, ""),
+        AdminResponse::StartManualCompact(r) => (r.err.0, &r.hint_msg),
+        AdminResponse::QueryManualCompact(r) => (r.err.0, &r.hint_msg),
     }
 }

@@ -58,12 +58,12 @@ const KNOWN: &[(&str, Kind, bool)] = &[
     ("rocksdb.allow_ingest_behind", Kind::Bool, false),
     ("rocksdb.write_buffer_size", Kind::Number(16 << 20, 512 << 20), false),
     ("rocksdb.num_levels", Kind::Number(1, 10), false),
-    ("manual_compact.disabled", Kind::Bool, false),
-    ("manual_compact.max_concurrent_running_count", Kind::Number(0, I32), false),
-    ("manual_compact.once.trigger_time", Kind::Number(0, I64), false),
+    ("manual_compact.disabled", Kind::Bool, true),
+    ("manual_compact.max_concurrent_running_count", Kind::Number(0, I32), true),
+    ("manual_compact.once.trigger_time", Kind::Number(0, I64), true),
     ("manual_compact.once.target_level", Kind::Number(-1, I32), false),
     ("manual_compact.once.bottommost_level_compaction", FORCE_SKIP, false),
-    ("manual_compact.periodic.trigger_time", Kind::Text, false),
+    ("manual_compact.periodic.trigger_time", Kind::Text, true),
     ("manual_compact.periodic.target_level", Kind::Number(-1, I32), false),
     ("manual_compact.periodic.bottommost_level_compaction", FORCE_SKIP, false),
     ("user_specified_compaction", Kind::Text, false),
@@ -76,6 +76,53 @@ const KNOWN: &[(&str, Kind, bool)] = &[
     ("duplication.master_app_name", Kind::Text, false),
     ("duplication.follower_app_status", Kind::OneOf(&["creating", "created"]), false),
 ];
+
+/// What is asked for in `RPC_CM_START_MANUAL_COMPACT`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CompactNow {
+    pub trigger_s: Option<i64>,
+    pub target_level: Option<i32>,
+    pub bottommost: Option<bool>,
+    /// On one server; 0 = as it is set.
+    pub most_running: Option<i32>,
+}
+
+pub const COMPACT_DISABLED: &str = "manual_compact.disabled";
+pub const COMPACT_ONCE: &str = "manual_compact.once.trigger_time";
+
+impl CompactNow {
+    /// The same as settings.
+    pub fn change(&self, info: &AppInfo, now_s: i64) -> Result<EnvChange, TableError> {
+        if info.status == AppStatus::Dropped || info.status == AppStatus::Dropping {
+            return refuse(ErrorCode::AppDropped, "the table was dropped");
+        }
+        if info.envs.get(COMPACT_DISABLED).is_some_and(|value| value.eq_ignore_ascii_case("true")) {
+            return refuse(ErrorCode::OperationDisabled, format!("the table has {COMPACT_DISABLED} = true"));
+        }
+        if self.target_level.is_some_and(|level| level < -1 || level == 0) {
+            return refuse(ErrorCode::InvalidParameters, "target_level must be -1, or 1 and more");
+        }
+        if self.most_running.is_some_and(|most| most < 0) {
+            return refuse(ErrorCode::InvalidParameters, "max_running_count must not be negative");
+        }
+        let trigger_s = self.trigger_s.unwrap_or(now_s);
+        if trigger_s <= 0 {
+            return refuse(ErrorCode::InvalidParameters, "trigger_time must be a time in Unix seconds");
+        }
+        let mut envs = BTreeMap::from([(COMPACT_ONCE.to_owned(), trigger_s.to_string())]);
+        let mut set = |name: &str, value: String| envs.insert(format!("manual_compact.{name}"), value);
+        if let Some(level) = self.target_level {
+            set("once.target_level", level.to_string());
+        }
+        if let Some(force) = self.bottommost {
+            set("once.bottommost_level_compaction", if force { "force" } else { "skip" }.to_owned());
+        }
+        if let Some(most) = self.most_running.filter(|most| *most > 0) {
+            set("max_concurrent_running_count", most.to_string());
+        }
+        Ok(EnvChange::Set(envs))
+    }
+}
 
 /// The table with its settings changed, and what to tell whoever asked.
 pub fn update(info: &AppInfo, change: &EnvChange) -> Result<(AppInfo, String), TableError> {
@@ -215,19 +262,66 @@ mod tests {
     }
 
     #[test]
+    fn a_manual_compaction_is_a_change_of_settings() {
+        let table = info(1, "t", 2);
+        let with = |envs_of: &[(&str, &str)]| AppInfo { envs: envs(envs_of), ..table.clone() };
+        let dropped = AppInfo { status: AppStatus::Dropped, ..table.clone() };
+        let all = CompactNow {
+            trigger_s: Some(77),
+            target_level: Some(-1),
+            bottommost: Some(true),
+            most_running: Some(2),
+        };
+        let set: &[(&str, &str)] = &[
+            ("manual_compact.once.trigger_time", "77"),
+            ("manual_compact.once.target_level", "-1"),
+            ("manual_compact.once.bottommost_level_compaction", "force"),
+            ("manual_compact.max_concurrent_running_count", "2"),
+        ];
+        let refused = |code| Err::<&[(&str, &str)], _>(code);
+        let none = CompactNow::default();
+        for (table, ask, expected) in [
+            (&table, all, Ok(set)),
+            (&table, none, Ok(&[("manual_compact.once.trigger_time", "500")][..])),
+            // What admin-cli sends when nothing is said.
+            (
+                &table,
+                CompactNow { most_running: Some(0), ..none },
+                Ok(&[("manual_compact.once.trigger_time", "500")][..]),
+            ),
+            (&with(&[("manual_compact.disabled", "True")]), all, refused(ErrorCode::OperationDisabled)),
+            (&dropped, all, refused(ErrorCode::AppDropped)),
+            (&table, CompactNow { target_level: Some(0), ..all }, refused(ErrorCode::InvalidParameters)),
+            (&table, CompactNow { target_level: Some(-2), ..all }, refused(ErrorCode::InvalidParameters)),
+            (&table, CompactNow { most_running: Some(-1), ..all }, refused(ErrorCode::InvalidParameters)),
+            (&table, CompactNow { trigger_s: Some(0), ..all }, refused(ErrorCode::InvalidParameters)),
+        ] {
+            let change = ask.change(table, 500);
+            match (expected, &change) {
+                (Ok(set), Ok(change)) => {
+                    assert_eq!(*change, EnvChange::Set(envs(set)), "{ask:?}");
+                    assert!(update(table, change).is_ok(), "the settings take it");
+                }
+                (Err(code), Err(error)) => assert_eq!(error.code, code, "{ask:?}"),
+                _ => panic!("{ask:?}: {change:?}"),
+            }
+        }
+    }
+
+    #[test]
     fn set_delete_clear() {
         let step = |info: &AppInfo, change| update(info, &change).unwrap();
-        let set = EnvChange::Set(envs(&[("default_ttl", " 60"), ("manual_compact.disabled", "true")]));
+        let set = EnvChange::Set(envs(&[("default_ttl", " 60"), ("rocksdb.num_levels", "6")]));
         let (info, hint) = step(&info(1, "t", 2), set);
         assert_eq!((info.default_ttl_s(), info.envs.len()), (60, 2));
-        assert_eq!(hint, "stored, but this version does not act on manual_compact.disabled");
+        assert_eq!(hint, "stored, but this version does not act on rocksdb.num_levels");
         let (more, hint) = step(&info, EnvChange::Set(envs(&[("default_ttl", "0")])));
         assert_eq!((more.default_ttl_s(), more.envs.len(), hint.as_str()), (0, 2, ""));
         let (same, hint) = step(&info, EnvChange::Delete(vec!["x".into()]));
         assert_eq!((same, hint.as_str()), (info.clone(), "no key needs to be deleted"));
-        let (less, hint) = step(&info, EnvChange::Clear("manual_compact".into()));
-        assert_eq!((less.envs.len(), hint.as_str()), (1, "deleted keys: manual_compact.disabled"));
-        assert!(step(&info, EnvChange::Clear("manual".into())).0.envs.len() == 2, "a prefix ends at a dot");
+        let (less, hint) = step(&info, EnvChange::Clear("rocksdb".into()));
+        assert_eq!((less.envs.len(), hint.as_str()), (1, "deleted keys: rocksdb.num_levels"));
+        assert!(step(&info, EnvChange::Clear("rocks".into())).0.envs.len() == 2, "a prefix ends at a dot");
         assert!(step(&info, EnvChange::Clear(String::new())).0.envs.is_empty());
         let big = EnvChange::Set(envs(&[("business.info", &"v".repeat(MAX_ENV_BYTES))]));
         assert_eq!(update(&info, &big).unwrap_err().code, ErrorCode::InvalidParameters);

@@ -19,7 +19,7 @@ use pegasus_types::{AppId, AppInfo, AppStatus, ErrorCode, Node, PartitionConfig}
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::{admin, commands, orders};
+use super::{admin, commands, compaction, orders};
 use crate::leader::Leader;
 use crate::published::Published;
 use crate::resolver::Resolver;
@@ -194,6 +194,13 @@ fn refusal(request: &AdminRequest, code: ErrorCode) -> AdminResponse {
         AdminRequest::DddDiagnose(_) => {
             AdminResponse::DddDiagnose(DddDiagnoseResponse { err, partitions: Vec::new() })
         }
+        AdminRequest::StartManualCompact(_) => {
+            AdminResponse::StartManualCompact(StartManualCompactResponse { err, hint_msg: String::new() })
+        }
+        AdminRequest::QueryManualCompact(_) => {
+            let hint_msg = String::new();
+            AdminResponse::QueryManualCompact(QueryManualCompactResponse { err, hint_msg, progress: None })
+        }
     }
 }
 
@@ -223,6 +230,14 @@ impl ClientFacing {
             }
             AdminRequest::DddDiagnose(request) => {
                 reply.admin(AdminResponse::DddDiagnose(orders::diagnose(&self.0, request.pid.0)));
+            }
+            AdminRequest::StartManualCompact(request) => self.start_compaction(request, reply),
+            AdminRequest::QueryManualCompact(request) => {
+                let leader = self.0.clone();
+                tokio::task::spawn_local(async move {
+                    let answer = compaction::query(&leader, &request).await;
+                    reply.admin(AdminResponse::QueryManualCompact(answer));
+                });
             }
             // They look only.
             AdminRequest::ListApps(_) | AdminRequest::ListNodes(_) | AdminRequest::ClusterInfo(_) => {}
@@ -297,6 +312,28 @@ impl ClientFacing {
             move |result: Result<String, TableError>| {
                 reply.admin(match result {
                     Ok(hint) => answer(ErrorCode::Ok, hint),
+                    Err(error) => answer(error.code, error.hint),
+                });
+            },
+        );
+    }
+
+    fn start_compaction(&self, request: StartManualCompactRequest, reply: ReplyTo) {
+        let answer = |err, hint_msg| {
+            let err = ErrorName(err);
+            AdminResponse::StartManualCompact(StartManualCompactResponse { err, hint_msg })
+        };
+        let change = match compaction::start(&self.0, &request) {
+            Ok(change) => change,
+            Err(error) => return reply.admin(answer(error.code, error.hint)),
+        };
+        let hint = compaction::started(&request.app_name);
+        self.write(
+            Job::Envs { name: request.app_name, change },
+            Ticket::Envs,
+            move |result: Result<String, TableError>| {
+                reply.admin(match result {
+                    Ok(_) => answer(ErrorCode::Ok, hint),
                     Err(error) => answer(error.code, error.hint),
                 });
             },

@@ -3,5 +3,6 @@
 pub mod admin;
 pub mod client_facing;
 pub mod commands;
+pub mod compaction;
 pub mod orders;
 pub mod replica_facing;

@@ -57,6 +57,8 @@ rpcs! {
     ControlMeta = "RPC_CM_CONTROL_META",
     ProposeBalancer = "RPC_CM_PROPOSE_BALANCER",
     DddDiagnose = "RPC_CM_DDD_DIAGNOSE",
+    StartManualCompact = "RPC_CM_START_MANUAL_COMPACT",
+    QueryManualCompact = "RPC_CM_QUERY_MANUAL_COMPACT_STATUS",
 }
 
 #[cfg(test)]

@@ -222,6 +222,23 @@ messages! {
     }
     DddPartitionInfo { 1 config: PartitionConfiguration, 2 dropped: Vec<DddNodeInfo>, 3 reason: String, }
     DddDiagnoseResponse { 1 err: ErrorName, 2 partitions: Vec<DddPartitionInfo>, }
+    StartManualCompactRequest {
+        1 app_name: String,
+        /// Unix seconds; none = now.
+        2 trigger_time: Option<i64>,
+        3 target_level: Option<i32>,
+        4 bottommost: Option<bool>,
+        /// Per server; 0 = as it is set.
+        5 max_running_count: Option<i32>,
+    }
+    StartManualCompactResponse { 1 err: ErrorName, 2 hint_msg: String, }
+    QueryManualCompactRequest { 1 app_name: String, }
+    QueryManualCompactResponse {
+        1 err: ErrorName,
+        2 hint_msg: String,
+        /// Percent.
+        3 progress: Option<i32>,
+    }
     NegotiationMessage { 1 status: i32, 2 msg: Bytes, }
     /// A command that an operator typed.
     RemoteCommand { 1 cmd: String, 2 arguments: Vec<String>, }

@@ -32,6 +32,8 @@ pub enum AdminRequest {
     ControlMeta(ControlMetaRequest),
     ProposeBalancer(BalancerRequest),
     DddDiagnose(DddDiagnoseRequest),
+    StartManualCompact(StartManualCompactRequest),
+    QueryManualCompact(QueryManualCompactRequest),
 }
 
 /// Answers to [`AdminRequest`], in the same order.
@@ -47,6 +49,8 @@ pub enum AdminResponse {
     ControlMeta(ControlMetaResponse),
     ProposeBalancer(BalancerResponse),
     DddDiagnose(DddDiagnoseResponse),
+    StartManualCompact(StartManualCompactResponse),
+    QueryManualCompact(QueryManualCompactResponse),
 }
 
 /// An answer with a result.
@@ -95,6 +99,8 @@ impl Request {
                 AdminRequest::ControlMeta(_) => Rpc::ControlMeta,
                 AdminRequest::ProposeBalancer(_) => Rpc::ProposeBalancer,
                 AdminRequest::DddDiagnose(_) => Rpc::DddDiagnose,
+                AdminRequest::StartManualCompact(_) => Rpc::StartManualCompact,
+                AdminRequest::QueryManualCompact(_) => Rpc::QueryManualCompact,
             },
             Self::RemoteCommand(_) => Rpc::RemoteCommand,
             Self::Negotiation(_) => Rpc::Negotiation,
@@ -130,6 +136,8 @@ impl Request {
             Rpc::ControlMeta => Self::Admin(AdminRequest::ControlMeta(argument(r)?)),
             Rpc::ProposeBalancer => Self::Admin(AdminRequest::ProposeBalancer(argument(r)?)),
             Rpc::DddDiagnose => Self::Admin(AdminRequest::DddDiagnose(argument(r)?)),
+            Rpc::StartManualCompact => Self::Admin(AdminRequest::StartManualCompact(argument(r)?)),
+            Rpc::QueryManualCompact => Self::Admin(AdminRequest::QueryManualCompact(argument(r)?)),
             Rpc::RemoteCommand => Self::RemoteCommand(argument(r)?),
             Rpc::Negotiation => Self::Negotiation(argument(r)?),
         })
@@ -168,6 +176,8 @@ impl Request {
                 AdminRequest::ControlMeta(request) => put_argument(w, request),
                 AdminRequest::ProposeBalancer(request) => put_argument(w, request),
                 AdminRequest::DddDiagnose(request) => put_argument(w, request),
+                AdminRequest::StartManualCompact(request) => put_argument(w, request),
+                AdminRequest::QueryManualCompact(request) => put_argument(w, request),
             },
             Self::RemoteCommand(request) => put_argument(w, request),
             Self::Negotiation(request) => put_argument(w, request),
@@ -205,6 +215,8 @@ impl Response {
             Rpc::ControlMeta => Self::Admin(AdminResponse::ControlMeta(reply.result()?)),
             Rpc::ProposeBalancer => Self::Admin(AdminResponse::ProposeBalancer(reply.result()?)),
             Rpc::DddDiagnose => Self::Admin(AdminResponse::DddDiagnose(reply.result()?)),
+            Rpc::StartManualCompact => Self::Admin(AdminResponse::StartManualCompact(reply.result()?)),
+            Rpc::QueryManualCompact => Self::Admin(AdminResponse::QueryManualCompact(reply.result()?)),
             Rpc::RemoteCommand => Self::Text(reply.result()?),
             Rpc::Negotiation => Self::Negotiation(reply.result()?),
         })
@@ -239,6 +251,8 @@ impl Response {
                 AdminResponse::ControlMeta(response) => put_reply(w, rpc, seqid, response),
                 AdminResponse::ProposeBalancer(response) => put_reply(w, rpc, seqid, response),
                 AdminResponse::DddDiagnose(response) => put_reply(w, rpc, seqid, response),
+                AdminResponse::StartManualCompact(response) => put_reply(w, rpc, seqid, response),
+                AdminResponse::QueryManualCompact(response) => put_reply(w, rpc, seqid, response),
             },
             Self::Text(text) => put_reply(w, rpc, seqid, text),
             Self::Negotiation(response) => put_reply(w, rpc, seqid, response),

@@ -108,7 +108,9 @@ fn request(rpc: Rpc, args: &Json, present: &mut Vec<u64>) -> Request {
         | Rpc::UpdateAppEnv
         | Rpc::ControlMeta
         | Rpc::ProposeBalancer
-        | Rpc::DddDiagnose => panic!("not recorded"),
+        | Rpc::DddDiagnose
+        | Rpc::StartManualCompact
+        | Rpc::QueryManualCompact => panic!("not recorded"),
     }
 }
 
@@ -140,7 +142,9 @@ fn response(rpc: Rpc, result: &Json) -> Response {
         | Rpc::UpdateAppEnv
         | Rpc::ControlMeta
         | Rpc::ProposeBalancer
-        | Rpc::DddDiagnose => panic!("not recorded"),
+        | Rpc::DddDiagnose
+        | Rpc::StartManualCompact
+        | Rpc::QueryManualCompact => panic!("not recorded"),
     }
 }
 
