@@ -213,7 +213,6 @@ pub(crate) const REFERENCE_KEYS: &[(&str, &[&str])] = &[
             "hotkey_buckets_num",
             "inject_read_error_for_test",
             "inject_write_error_for_test",
-            "manual_compact_min_interval_seconds",
             "max_seconds_to_detect_hotkey",
             "perf_counter_cluster_name",
             "perf_counter_enable_falcon",

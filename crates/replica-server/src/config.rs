@@ -102,6 +102,8 @@ pegasus_config::section! {
         /// A read or write that takes longer than this, in ns, is logged with the time of each stage; a table's
         /// replica.slow_query_threshold, in ms, wins.
         rocksdb_slow_query_threshold_ns: u64 = 100_000_000, in 1..=3_600_000_000_000_u64;
+        /// Between two manual compactions of a replica; 0 or less = no pause.
+        manual_compact_min_interval_seconds: i32 = 0, in i32::MIN..=i32::MAX;
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! The decisions are made by [`pegasus_pacifica::NodeCore`], a value; this crate is the shell round it. Everything
 //! of a node lives on one thread: clients' connections, peers' connections, all partitions. Only the writers of
-//! the logs, the engines' background work and slow reads have threads of their own.
+//! the logs, the engines' background work, compactions of whole replicas and slow reads have threads of their own.
 //!
 //! | word | meaning |
 //! |---|---|
@@ -27,6 +27,7 @@ pub mod lost_power;
 
 mod clock;
 mod cold;
+mod compaction;
 mod disk;
 mod drain;
 mod effects;
@@ -46,6 +47,7 @@ mod throttle;
 mod units;
 mod waitlist;
 mod watch;
+mod workers;
 
 pub use config::{Config, SECTIONS};
 pub use server::{Handle, Vitals, start};

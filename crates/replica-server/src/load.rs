@@ -18,6 +18,8 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::clock;
+use crate::compaction::Compaction;
+use crate::compaction::saved::Saved;
 use crate::node::Shell;
 use crate::partition::Replica;
 use crate::replica_files;
@@ -51,6 +53,7 @@ struct Opened {
     recovered: Recovered,
     locations: Vec<(Decree, LogLocation)>,
     replayed: usize,
+    compacted: Saved,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -223,12 +226,13 @@ fn newest_of(mut found: Vec<Found>) -> Vec<Found> {
 }
 
 fn take_in(shell: &Rc<Shell>, disk: usize, gpid: Gpid, dir: PathBuf, opened: Opened) {
-    let Opened { meta, engine, recovered, locations, replayed } = opened;
+    let Opened { meta, engine, recovered, locations, replayed, compacted } = opened;
     tracing::info!(
         %gpid, ballot = %recovered.config.ballot, applied = %recovered.applied, replayed,
         tail = recovered.tail.len(), learning = recovered.learning, intact = recovered.intact, "opened"
     );
-    let mut replica = Replica::new(gpid, disk, dir, meta, engine);
+    let compaction = Compaction::new(&meta.app, compacted);
+    let mut replica = Replica { compaction, ..Replica::new(gpid, disk, dir, meta, engine) };
     for (decree, location) in locations.into_iter().filter(|(decree, _)| *decree > recovered.applied) {
         replica.locations.set(decree, location);
     }
@@ -288,7 +292,7 @@ fn open_sound(gpid: Gpid, path: &Path, meta: ReplicaMeta, how: &How) -> Result<O
         }
     }
     let (recovered, locations) = replay.finish(meta.config.clone(), meta.learning, how.intact);
-    Ok(Opened { meta, engine, recovered, locations, replayed })
+    Ok(Opened { meta, engine, recovered, locations, replayed, compacted: Saved::load(path) })
 }
 
 /// A damaged replica must not pin the log (safety-rules.md 2.7): its records move into its directory, which says from

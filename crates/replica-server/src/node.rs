@@ -22,12 +22,12 @@ use pegasus_types::{AppId, AppInfo, Gpid, Node};
 use tokio::sync::Notify;
 
 use crate::cold::LoopReads;
+use crate::compaction::Compactions;
 use crate::disk::Disk;
 use crate::file_lanes::FileLanes;
 use crate::learn_io::Teaching;
 use crate::learn_io::rate::Rate;
 use crate::learn_io::sessions::Sessions;
-use crate::learn_io::workers::Workers;
 use crate::load::Broken;
 use crate::meta_link::MetaLink;
 use crate::metrics::Metrics;
@@ -36,6 +36,7 @@ use crate::reads::{OffLoop, Parked};
 use crate::slow::Threshold;
 use crate::throttle::Delayed;
 use crate::waitlist::Waitlist;
+use crate::workers::Workers;
 
 /// Settings that the loop looks at.
 #[derive(Clone, Debug)]
@@ -51,6 +52,8 @@ pub struct Settings {
     pub max_log_bytes: u64,
     /// Of a disk's log, kept for members that come back.
     pub log_reserve_bytes: u64,
+    /// Between two manual compactions of a replica.
+    pub compact_interval_s: u64,
 }
 
 pub struct Shell {
@@ -67,6 +70,8 @@ pub struct Shell {
     pub learning: Arc<tokio::sync::Semaphore>,
     /// Read and take the rows of copies.
     pub copiers: Workers,
+    /// Compact whole replicas.
+    pub compactors: Workers,
     pub dirs: Arc<DataDirs>,
     pub state: RefCell<NodeState>,
     pub wake: Notify,
@@ -122,6 +127,7 @@ pub struct NodeState {
     pub cold_reads: OffLoop,
     pub loop_reads: LoopReads,
     pub delayed: Delayed,
+    pub compactions: Compactions,
     pub(crate) effects: Vec<Effect>,
 }
 
@@ -155,6 +161,7 @@ impl NodeState {
             cold_reads: OffLoop::cold(),
             loop_reads: LoopReads::default(),
             delayed: Delayed::default(),
+            compactions: Compactions::default(),
             effects: Vec::new(),
         }
     }

@@ -12,6 +12,7 @@ use pegasus_storage::{PartitionEngine, ReplicaMeta, data_dir};
 use pegasus_types::meta::ReplicaStatus;
 use pegasus_types::{AppInfo, Decree, ErrorCode, Gpid, PartitionConfig};
 
+use crate::compaction::rules::Rules;
 use crate::learn_io::learner;
 use crate::node::{NodeState, Shell};
 use crate::partition::Replica;
@@ -255,6 +256,7 @@ fn take_out(state: &mut NodeState, gpid: Gpid) -> Option<Replica> {
     state.refuse_parked_answers(gpid);
     state.teaching.close(gpid);
     state.copying.remove(&gpid);
+    state.compactions.stop(gpid);
     learner::drop_partial(state, gpid);
     let replica = state.replicas.remove(&gpid)?;
     state.disks[replica.disk].forget(gpid);
@@ -264,8 +266,8 @@ fn take_out(state: &mut NodeState, gpid: Gpid) -> Option<Replica> {
     Some(replica)
 }
 
-/// Engines must not be used while their files are moved away.
-fn let_go(engine: Arc<dyn PartitionEngine>, gpid: Gpid) {
+/// Engines must not be used while their files are moved away or removed.
+pub fn let_go(engine: Arc<dyn PartitionEngine>, gpid: Gpid) {
     let begun = Instant::now();
     while Arc::strong_count(&engine) > 1 && begun.elapsed() < LET_GO_WITHIN {
         std::thread::sleep(Duration::from_millis(10));
@@ -354,6 +356,7 @@ pub fn update_app(state: &mut NodeState, shell: &Rc<Shell>, app: &AppInfo, gpid:
     let Some(replica) = state.replicas.get_mut(&gpid).filter(|r| r.meta.app != *app) else { return };
     replica.meta.app = app.clone();
     replica.limits = Limits::of(app);
+    replica.compaction.rules = Rules::of(&app.envs);
     let saved = save_meta(shell, replica);
     tokio::task::spawn_local(async move {
         if let Err(why) = saved.await {

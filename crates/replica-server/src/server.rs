@@ -23,7 +23,6 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Config;
 use crate::disk::{Disk, Finished, Logged};
 use crate::file_lanes::FileLanes;
-use crate::learn_io::workers::Workers;
 use crate::load::{self, Found};
 use crate::meta_link::{self, MetaLink};
 use crate::node::{NodeState, Settings, Shell};
@@ -31,7 +30,8 @@ use crate::partition::driver;
 use crate::service::client_api::ClientApi;
 use crate::service::http;
 use crate::service::peer_api::PeerApi;
-use crate::{clock, drain, watch};
+use crate::workers::Workers;
+use crate::{clock, compaction, drain, learn_io, watch};
 
 /// At shutdown: until the last answers are out, and until memtables are on disk.
 const STOP_WITHIN: Duration = Duration::from_secs(3);
@@ -79,7 +79,9 @@ pub async fn start(config: Config, asked: Shutdown) -> anyhow::Result<Handle> {
         lanes: Rc::new(FileLanes::default()),
         shutdown: shutdown.clone(),
         learning: Arc::new(Semaphore::new(config.replication.learn_app_max_concurrent_count as usize)),
-        copiers: Workers::start().context("start the threads of copies")?,
+        copiers: Workers::start("copy", learn_io::THREADS).context("start the threads of copies")?,
+        compactors: Workers::start("compact-all", compaction::THREADS)
+            .context("start the threads of manual compactions")?,
         dirs,
         state: RefCell::new(NodeState::new(core, disks)),
         wake: Notify::new(),
@@ -208,6 +210,7 @@ async fn flush_engines(shell: &Rc<Shell>) {
     let engines: Vec<_> = shell.with(|state| {
         state.outboxes.clear();
         state.copying.clear();
+        state.compactions.stop_all();
         state.replicas.drain().map(|(gpid, replica)| (gpid, replica.engine)).collect()
     });
     let work = move || {
@@ -232,6 +235,7 @@ fn settings(config: &Config) -> Settings {
         page_cache: config.replication.durability == Durability::PageCache,
         max_log_bytes: config.log_options().max_log_bytes,
         log_reserve_bytes: config.log_reserve_bytes(),
+        compact_interval_s: u64::try_from(config.server.manual_compact_min_interval_seconds).unwrap_or(0),
     }
 }
 

@@ -14,6 +14,7 @@ use pegasus_types::{Ballot, Decree, Gpid, Node};
 use super::sessions::EXPIRE_MS;
 use super::{Copying, Partial, Progress, Stage};
 use crate::clock;
+use crate::compaction;
 use crate::node::{NodeState, Shell};
 use crate::partition::locations::Locations;
 use crate::replica_files;
@@ -190,7 +191,7 @@ async fn copy(shell: &Rc<Shell>, client: ReplicaClient, request: LearnOpen) -> R
             (progress.stage, progress.rows, progress.of_rows) = (Stage::Rows, have, of_rows);
         }
     });
-    let (copy_id, loading) = loop {
+    let (copy_id, begun_ms, loading) = loop {
         ease_pressure(shell).await;
         let next = shell.with(|state| {
             let partial = state.partials.get_mut(&gpid).ok_or_else(stopped)?;
@@ -203,7 +204,7 @@ async fn copy(shell: &Rc<Shell>, client: ReplicaClient, request: LearnOpen) -> R
         })?;
         let Some(after) = next else {
             let whole = shell.with(|state| state.partials.remove(&gpid)).ok_or_else(stopped)?;
-            break (whole.copy_id, whole.loading);
+            break (whole.copy_id, whole.begun_ms, whole.loading);
         };
         let rows = RowsRequest { gpid, session, after, max_bytes: CHUNK_BYTES };
         let chunk = next_rows(shell, &client, rows).await?;
@@ -242,7 +243,8 @@ async fn copy(shell: &Rc<Shell>, client: ReplicaClient, request: LearnOpen) -> R
     let now_us = clock::wall_us();
     off_loop(move || Ok(loading.finish(decree, now_us)?)).await?;
     // A task of its own: begun, it must come to an end even when this copy is stopped.
-    let switched = tokio::task::spawn_local(switch(shell.clone(), gpid, signature, copy_id, engine));
+    let switching = switch(shell.clone(), gpid, signature, copy_id, begun_ms, engine);
+    let switched = tokio::task::spawn_local(switching);
     switched.await.unwrap_or_else(|panic| Err(Failed::Local(panic.to_string())))?;
     tracing::info!(%gpid, rows, %decree, "rows copied");
     shell.with(|state| state.metrics.learned += 1);
@@ -275,11 +277,12 @@ async fn resume_or_begin(
         tracing::info!(%gpid, teacher = %client.node(), session, rows, "the copy goes on where it was");
         return Ok(());
     }
-    let copy_id = rand::random();
+    let (copy_id, begun_ms) = (rand::random(), clock::wall_us() / 1000);
     let engine = open_second_engine(shell, gpid, copy_id).await?;
     let loading = Loading::new(engine)?;
     let used = Instant::now();
-    let partial = Partial { teacher: client.node().clone(), session, decree, copy_id, loading, used };
+    let teacher = client.node().clone();
+    let partial = Partial { teacher, session, decree, copy_id, loading, begun_ms, used };
     shell.with(|state| state.partials.insert(gpid, partial));
     Ok(())
 }
@@ -377,10 +380,11 @@ async fn switch(
     gpid: Gpid,
     signature: u64,
     copy_id: u64,
+    begun_ms: u64,
     engine: Arc<dyn PartitionEngine>,
 ) -> Result<(), Failed> {
     shell.with(|state| state.switching.insert(gpid));
-    let result = switch_saved(&shell, gpid, signature, copy_id, engine).await;
+    let result = switch_saved(&shell, gpid, signature, copy_id, begun_ms, engine.clone()).await;
     shell.with(|state| state.switching.remove(&gpid));
     result
 }
@@ -390,6 +394,7 @@ async fn switch_saved(
     gpid: Gpid,
     signature: u64,
     copy_id: u64,
+    begun_ms: u64,
     engine: Arc<dyn PartitionEngine>,
 ) -> Result<(), Failed> {
     let gone = stopped;
@@ -428,13 +433,16 @@ async fn switch_saved(
         let old_engine = std::mem::replace(&mut replica.engine, engine);
         replica.locations = Locations::default();
         replica.needed_from = Decree::ZERO;
-        Some((state.disks[replica.disk].log.clone(), old, old_engine, replica.dir.clone()))
+        let (disk, dir) = (replica.disk, replica.dir.clone());
+        state.compactions.stop(gpid);
+        compaction::copied(state, shell, gpid, begun_ms);
+        Some((state.disks[disk].log.clone(), old, old_engine, dir))
     });
     let (log, old, old_engine, dir) = switched.ok_or_else(gone)?;
     log.forget(gpid, old);
     let cleaned = shell.lanes.run(gpid, move || {
         // Waits for its flushes and compactions: not on the loop.
-        drop(old_engine);
+        replica_files::let_go(old_engine, gpid);
         replica_files::remove_other_engines(&dir, copy_id)
     });
     tokio::task::spawn_local(async move {

@@ -11,7 +11,7 @@
 //!
 //! A broken connection interrupts a copy: it goes on where it was, in the same learning or in the next one, as long as
 //! both processes live and no more than [`sessions::EXPIRE_MS`] have passed. What a node copies is bounded in number
-//! and in bytes per second, on both sides, and done by threads of low priority ([`workers`]), so that clients and
+//! and in bytes per second, on both sides, and done by threads of low priority ([`crate::workers`]), so that clients and
 //! heartbeats do not feel it. When the log that a copy pins
 //! becomes too long, or the disk full, the copy is given up, not the disk.
 
@@ -19,7 +19,6 @@ pub mod learner;
 pub mod rate;
 pub mod sessions;
 pub mod teacher;
-pub mod workers;
 
 use std::time::Instant;
 
@@ -28,6 +27,9 @@ use pegasus_storage::View;
 use pegasus_storage::rows::Loading;
 use pegasus_types::{Decree, Node};
 use tokio::task::AbortHandle;
+
+/// Threads for all copies into and out of a node: a disk gives no more with more, and clients read from it, too.
+pub const THREADS: usize = 2;
 
 /// What a teacher keeps for a learner.
 #[derive(Debug)]
@@ -100,5 +102,7 @@ pub struct Partial {
     decree: Decree,
     copy_id: u64,
     loading: Loading,
+    /// Unix milliseconds.
+    begun_ms: u64,
     used: Instant,
 }

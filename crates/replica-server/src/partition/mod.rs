@@ -22,6 +22,8 @@ use pegasus_storage::{PartitionEngine, ReplicaMeta};
 use pegasus_types::{Decree, Gpid};
 
 use crate::cold::Warmth;
+use crate::compaction::Compaction;
+use crate::compaction::saved::Saved;
 use crate::metrics::Op;
 use crate::throttle::Limits;
 use inflight::Inflight;
@@ -60,6 +62,7 @@ pub struct Replica {
     /// What its table lets clients do.
     pub limits: Limits,
     pub warmth: Warmth,
+    pub compaction: Compaction,
 }
 
 /// Since the replica was opened.
@@ -107,6 +110,7 @@ impl Replica {
             gpid,
             copy_id: meta.copy_id,
             limits: Limits::of(&meta.app),
+            compaction: Compaction::new(&meta.app, Saved::default()),
             disk,
             dir,
             meta,

@@ -113,6 +113,18 @@ fn server(all: &mut Entities, shell: &Rc<Shell>) {
                 "The copy that is largest so far.",
                 largest,
             )
+            .gauge(
+                "rdb_manual_compact_queued_tasks",
+                "Tasks",
+                "Manual compactions that wait for their turn.",
+                state.compactions.queued(),
+            )
+            .gauge(
+                "rdb_manual_compact_running_tasks",
+                "Tasks",
+                "Manual compactions under way.",
+                state.compactions.running(),
+            )
             .counter("read_failed_requests", "Requests", "Reads refused with an error.", reads)
             .counter("write_failed_requests", "Requests", "Writes refused with an error.", writes)
             .counter(

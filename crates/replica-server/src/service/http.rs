@@ -15,11 +15,13 @@ use pegasus_telemetry::entities::{self, Origin};
 use pegasus_telemetry::http::{self, Base, json_text, router};
 use pegasus_telemetry::prometheus::Registry;
 use pegasus_telemetry::text::Text;
+use pegasus_types::AppId;
 use serde_json::json;
 use tokio::sync::{mpsc, oneshot};
 
 use super::entities::{Times, of_node};
 use super::peer_api;
+use crate::compaction;
 use crate::node::Shell;
 
 /// Questions that may wait for the loop.
@@ -31,6 +33,7 @@ enum Question {
     Metrics(oneshot::Sender<String>),
     Entities(entities::Query, oneshot::Sender<entities::Entities>),
     Replicas(oneshot::Sender<serde_json::Value>),
+    Compactions(AppId, oneshot::Sender<serde_json::Value>),
 }
 
 type Asker = mpsc::Sender<Question>;
@@ -49,14 +52,22 @@ pub fn routes(shell: &Rc<Shell>, registry: Registry, health: Health, shown: &ser
                     drop(answer.send(of_node(&answering, &query, &mut times)));
                 }
                 Question::Replicas(answer) => drop(answer.send(replicas_json(&answering))),
+                Question::Compactions(app, answer) => {
+                    drop(answer.send(compaction::status(&answering, app)));
+                }
             }
         }
     });
     let base = Base::new("replica", registry.clone(), health, shown)
-        .describe("/replica/list", "replicas of this node");
+        .describe("/replica/list", "replicas of this node")
+        .describe("/replica/manual_compaction?app_id=", "manual compactions of a table's replicas here");
     let numbers = Arc::new((asker.clone(), registry));
     Router::new()
         .route("/metrics", get(move |request: Request| metrics(numbers.clone(), request)))
+        .route("/replica/manual_compaction", {
+            let asker = asker.clone();
+            get(move |request: Request| compactions(asker.clone(), request))
+        })
         .route("/replica/list", get(move || replicas(asker.clone())))
         .fallback_service(router(base))
 }
@@ -88,6 +99,18 @@ async fn metrics(numbers: Arc<(Asker, Registry)>, request: Request) -> Response 
 
 async fn replicas(asker: Asker) -> Response {
     match ask(&asker, Question::Replicas).await {
+        Some(value) => json_text(StatusCode::OK, &value),
+        None => StatusCode::SERVICE_UNAVAILABLE.into_response(),
+    }
+}
+
+async fn compactions(asker: Asker, request: Request) -> Response {
+    let query = request.uri().query().unwrap_or_default();
+    let Some(app) = query.strip_prefix("app_id=").and_then(|id| id.parse::<AppId>().ok()) else {
+        let why = json!({"error_message": "expected ?app_id=<number>"});
+        return json_text(StatusCode::BAD_REQUEST, &why);
+    };
+    match ask(&asker, |answer| Question::Compactions(app, answer)).await {
         Some(value) => json_text(StatusCode::OK, &value),
         None => StatusCode::SERVICE_UNAVAILABLE.into_response(),
     }
@@ -153,6 +176,13 @@ fn metrics_text(shell: &Rc<Shell>) -> String {
         out.gauge("pegasus_replica_queued_writes", "Writes that wait for their turn.", queued);
         let in_flight: usize = state.replicas.values().map(|r| r.inflight.len()).sum();
         out.gauge("pegasus_replica_mutations_in_flight", "Proposed, not yet applied.", in_flight);
+        let (queued, running) = (state.compactions.queued(), state.compactions.running());
+        for (name, help, value) in [
+            ("queued", "Manual compactions that wait for their turn.", queued),
+            ("running", "Manual compactions under way.", running),
+        ] {
+            out.gauge(&format!("pegasus_replica_rdb_manual_compact_{name}_tasks"), help, value);
+        }
         disks(&mut out, shell, state);
         peers(&mut out, state);
     });

@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use pegasus_telemetry::commands::{self, Commands};
 
+use crate::compaction;
 use crate::learn_io::rate::Rate;
 use crate::node::{NodeState, Shell};
 
@@ -21,6 +22,11 @@ const COMMANDS: &[Command] = &[
     Command { name: "help", help: "help [command] - this list, or one line of it", run: help },
     Command { name: "replica.list", help: "replica.list - every replica of this node", run: replica_list },
     Command { name: "replica.learning", help: "replica.learning - copies under way", run: learning },
+    Command {
+        name: "replica.query-compact",
+        help: "replica.query-compact [id1,id2...] - manual compactions of replicas; id = app_id or app_id.partition",
+        run: compaction::query,
+    },
     Command {
         name: COPY_RATE,
         help: "nfs.max_copy_rate_megabytes_per_disk [n] - what this node copies from others, MiB/s; 0 = no limit",

@@ -1,4 +1,4 @@
-//! Threads that read and take the rows of copies.
+//! Threads for long work behind clients: one kind reads and takes the rows of copies, one compacts whole replicas.
 //!
 //! Few, and with less right to the processors than those that serve clients, flush and compact: on a machine whose
 //! processors are full a copy takes longer, and clients do not wait for it. With threads of equal right the 99th of a
@@ -12,8 +12,6 @@ use std::thread;
 
 use tokio::sync::oneshot;
 
-/// For all copies into and out of a node: a disk gives no more with more, and clients read from it, too.
-const THREADS: usize = 2;
 /// A tenth of the share of others (`setpriority`), when there are others.
 const NICE: i32 = 10;
 
@@ -21,23 +19,23 @@ type Job = Box<dyn FnOnce() + Send>;
 
 /// The work panicked; the panic is in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("work for a copy panicked")]
+#[error("the work panicked")]
 pub struct Panicked;
 
 /// The threads end when this is dropped and their work is done.
 #[derive(Clone, Debug)]
 pub struct Workers {
-    // At most one job of each copy is waiting, and copies are bounded.
+    // Whoever uses them has a bounded number of jobs.
     jobs: Sender<Job>,
 }
 
 impl Workers {
-    pub fn start() -> io::Result<Self> {
+    pub fn start(name: &str, threads: usize) -> io::Result<Self> {
         let (jobs, waiting) = channel();
         let waiting = Arc::new(Mutex::new(waiting));
-        for i in 0..THREADS {
+        for i in 0..threads {
             let waiting = waiting.clone();
-            thread::Builder::new().name(format!("copy-{i}")).spawn(move || work(&waiting))?;
+            thread::Builder::new().name(format!("{name}-{i}")).spawn(move || work(&waiting))?;
         }
         Ok(Self { jobs })
     }
@@ -60,7 +58,7 @@ impl Workers {
 fn work(waiting: &Mutex<Receiver<Job>>) {
     // Of this thread alone, as Linux understands it.
     if let Err(error) = rustix::process::nice(NICE) {
-        tracing::warn!(%error, "threads of copies have the same right to the processors as those of clients");
+        tracing::warn!(%error, "a thread for long work has the same right to the processors as those of clients");
     }
     loop {
         let next = waiting.lock().unwrap_or_else(PoisonError::into_inner).recv();
@@ -74,9 +72,11 @@ fn work(waiting: &Mutex<Receiver<Job>>) {
 mod tests {
     use super::*;
 
+    const THREADS: usize = 2;
+
     #[tokio::test]
     async fn work_is_done_with_less_right_and_panics_end_nothing() {
-        let workers = Workers::start().unwrap();
+        let workers = Workers::start("test", THREADS).unwrap();
         let nice = || rustix::process::getpriority_process(None).unwrap();
         let own = nice();
         for _ in 0..2 * THREADS {
