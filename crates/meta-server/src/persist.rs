@@ -1,9 +1,12 @@
 //! The ledger and the store: loading it, and who the cluster is. What the nodes hold is `pegasus_meta_core`'s.
 
+use std::time::Duration;
+
 use pegasus_meta_core::{Found, LoadError, Loading, Progress, Read};
 use pegasus_placement::Ledger;
 use pegasus_zk_coordination::tree::Tree;
 use pegasus_zk_coordination::{MetaStore, StoreError};
+use tokio::time::sleep;
 
 /// Reads everything; each batch is one round trip or two.
 pub async fn load(store: &dyn MetaStore, tree: &Tree) -> Result<Ledger, LoadError> {
@@ -16,6 +19,19 @@ pub async fn load(store: &dyn MetaStore, tree: &Tree) -> Result<Ledger, LoadErro
         match loading.found(found)? {
             Progress::Read(next) => read = next,
             Progress::Loaded(ledger) => return Ok(ledger),
+        }
+    }
+}
+
+/// As [`load`], trying again every `pause` while the store does not answer: whether we may go on leading is decided
+/// elsewhere.
+pub async fn load_at_last(store: &dyn MetaStore, tree: &Tree, pause: Duration) -> Result<Ledger, LoadError> {
+    loop {
+        match load(store, tree).await {
+            Err(LoadError::Store(StoreError::Unavailable(_) | StoreError::OutcomeUnknown(_))) => {
+                sleep(pause).await;
+            }
+            other => return other,
         }
     }
 }

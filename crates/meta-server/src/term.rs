@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pegasus_meta_core::{Job, LoadError, WriterError};
+use pegasus_meta_core::{Job, WriterError};
 use pegasus_placement::Ledger;
 use pegasus_placement::cure::Cure;
 use pegasus_placement::lint::lint;
@@ -14,9 +14,8 @@ use pegasus_placement::liveness::Liveness;
 use pegasus_telemetry::Shutdown;
 use pegasus_types::{AppStatus, Node};
 use pegasus_zk_coordination::tree::Tree;
-use pegasus_zk_coordination::{FencedStore, StoreError, survey};
+use pegasus_zk_coordination::{FencedStore, survey};
 use tokio::sync::{Notify, mpsc, watch};
-use tokio::time::sleep;
 
 use crate::clock::Clock;
 use crate::leader::{Leader, State};
@@ -42,7 +41,7 @@ pub async fn lead(
 ) -> Result<(), WriterError> {
     role.load();
     let begun = tokio::time::Instant::now();
-    let Some(ledger) = stop.or(load(store, tree)).await else { return Ok(()) };
+    let Some(ledger) = stop.or(persist::load_at_last(store, tree, LOAD_PAUSE)).await else { return Ok(()) };
     let ledger = ledger?;
     tracing::info!(
         epoch = store.fence().epoch,
@@ -79,18 +78,6 @@ pub async fn lead(
     }
     tracing::info!(epoch = store.fence().epoch, "this meta-server leads no longer");
     result.unwrap_or(Ok(()))
-}
-
-/// Waits for a store that does not answer: whether we may go on leading is decided elsewhere.
-async fn load(store: &FencedStore, tree: &Tree) -> Result<Ledger, WriterError> {
-    loop {
-        match persist::load(store, tree).await {
-            Err(LoadError::Store(StoreError::Unavailable(_) | StoreError::OutcomeUnknown(_))) => {
-                sleep(LOAD_PAUSE).await;
-            }
-            other => return Ok(other?),
-        }
-    }
 }
 
 fn leader(

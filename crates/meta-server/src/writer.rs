@@ -4,13 +4,13 @@
 
 use std::time::Duration;
 
-use pegasus_meta_core::{Desk, Done, Job, LoadError, Next, Outcome, Step, Writer, WriterError};
+use pegasus_meta_core::{Desk, Done, Job, Next, Outcome, Step, Writer, WriterError};
 use pegasus_placement::ledger::Adopted;
 use pegasus_placement::tables::TableError;
 use pegasus_types::meta::ChangeReply;
 use pegasus_types::{AppId, AppInfo, ErrorCode};
+use pegasus_zk_coordination::MetaStore;
 use pegasus_zk_coordination::tree::Tree;
-use pegasus_zk_coordination::{MetaStore, StoreError};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep};
 
@@ -110,23 +110,12 @@ async fn finish(
             Next::Idle => return Ok(()),
             Next::Pause => sleep(STORE_PAUSE).await,
             Next::Load => {
-                let ledger = reload(store, tree).await?;
+                let ledger = persist::load_at_last(store, tree, STORE_PAUSE).await?;
                 let mut state = leader.state.borrow_mut();
                 state.liveness.set_retired(ledger.drained().clone());
                 state.ledger = ledger;
             }
             Next::Store(_) => unreachable!("stored above"),
-        }
-    }
-}
-
-async fn reload(store: &dyn MetaStore, tree: &Tree) -> Result<pegasus_placement::Ledger, WriterError> {
-    loop {
-        match persist::load(store, tree).await {
-            Err(LoadError::Store(StoreError::Unavailable(_) | StoreError::OutcomeUnknown(_))) => {
-                sleep(STORE_PAUSE).await;
-            }
-            other => return Ok(other?),
         }
     }
 }
