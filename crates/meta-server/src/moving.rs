@@ -2,6 +2,7 @@
 //! `pegasus_server CONFIG --move-metadata-to ..` does.
 
 use std::fmt::Write;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
@@ -11,6 +12,13 @@ use pegasus_zk_coordination::tree::Tree;
 use pegasus_zk_coordination::{SledStore, ZooKeeperStore};
 
 use crate::config::{Config, Coordination};
+
+/// For a command beside the meta-server, which must not run.
+pub(crate) async fn open_embedded(dir: PathBuf) -> anyhow::Result<SledStore> {
+    tokio::task::spawn_blocking(move || SledStore::open(&dir))
+        .await?
+        .context("the embedded store cannot be opened; a meta-server that still runs has it open")
+}
 
 /// Moves everything to the kind of store that is named, from the other one. What it did, for people.
 ///
@@ -28,9 +36,7 @@ pub async fn move_metadata_to(config: &Config, to: Coordination) -> anyhow::Resu
             dir.display()
         );
     }
-    let embedded = tokio::task::spawn_blocking(move || SledStore::open(&dir))
-        .await?
-        .context("the embedded store cannot be opened; a meta-server that still runs has it open")?;
+    let embedded = open_embedded(dir).await?;
     let options = config.zookeeper_options()?;
     let zookeeper = Arc::new(ZooKeeperStore::connect(&options).await?);
     let tree = Tree::new(&config.meta.cluster_root);

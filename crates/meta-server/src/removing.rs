@@ -7,18 +7,19 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use pegasus_types::Node;
+use pegasus_zk_coordination::ZooKeeperStore;
 use pegasus_zk_coordination::content::{decode_app, decode_partition};
 use pegasus_zk_coordination::moving::Place;
 use pegasus_zk_coordination::removing::Removal;
 use pegasus_zk_coordination::tree::Tree;
-use pegasus_zk_coordination::{SledStore, ZooKeeperStore};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::config::{Config, Coordination};
+use crate::moving::open_embedded;
 
 /// For a server that lives to accept a connection.
 const ANSWER_WITHIN: Duration = Duration::from_secs(3);
@@ -91,10 +92,7 @@ pub async fn remove_metadata(config: &Config, typed: &str) -> anyhow::Result<Rem
             if !dir.exists() {
                 bail!("there is no embedded store in {}: this is not the meta-server's host?", dir.display());
             }
-            let store = tokio::task::spawn_blocking(move || SledStore::open(&dir))
-                .await?
-                .context("the embedded store cannot be opened; a meta-server that still runs has it open")?;
-            Place { store: Arc::new(store), tree, lock_root }
+            Place { store: Arc::new(open_embedded(dir).await?), tree, lock_root }
         }
     };
     let removed = remove(&place).await;
