@@ -13,7 +13,6 @@ use axum::{Extension, Router};
 use pegasus_placement::view::Table;
 use pegasus_telemetry::http::{Base, json_text};
 use pegasus_telemetry::time::Calendar;
-use pegasus_types::cluster::PartitionHealth;
 use pegasus_types::{AppStatus, Node};
 use serde_json::{Map, Value, json};
 use tokio::sync::watch;
@@ -146,16 +145,14 @@ fn general(table: &Table) -> Value {
 
 fn healthy(published: &Published, table: &Table) -> Value {
     let count = published.health_count(table);
-    let unreadable = count.dead + count.unreadable;
-    let unwritable = unreadable + count.unwritable;
     table_of([
         ("app_id", table.info.app_id.to_string()),
         ("app_name", table.info.name.clone()),
         ("partition_count", table.partitions.len().to_string()),
         ("fully_healthy", count.healthy.to_string()),
-        ("unhealthy", (unwritable + count.writable_ill).to_string()),
-        ("write_unhealthy", unwritable.to_string()),
-        ("read_unhealthy", unreadable.to_string()),
+        ("unhealthy", count.ill().to_string()),
+        ("write_unhealthy", count.without_writes().to_string()),
+        ("read_unhealthy", count.without_reads().to_string()),
     ])
 }
 
@@ -217,13 +214,12 @@ async fn app(Extension(published): Shown, Query(query): Arguments) -> Response {
         answer["replicas"] = replicas.into();
         answer["nodes"] = nodes.into();
     }
-    let whole = |class| table.partitions.iter().filter(|c| published.health(c) == class).count();
     let count = published.health_count(table);
     answer["healthy"] = table_of([
-        ("fully_healthy_partition_count", whole(PartitionHealth::Healthy).to_string()),
-        ("unhealthy_partition_count", (table.partitions.len() - count.healthy).to_string()),
-        ("write_unhealthy_partition_count", (count.dead + count.unreadable + count.unwritable).to_string()),
-        ("read_unhealthy_partition_count", (count.dead + count.unreadable).to_string()),
+        ("fully_healthy_partition_count", count.healthy.to_string()),
+        ("unhealthy_partition_count", count.ill().to_string()),
+        ("write_unhealthy_partition_count", count.without_writes().to_string()),
+        ("read_unhealthy_partition_count", count.without_reads().to_string()),
     ]);
     ok(answer)
 }

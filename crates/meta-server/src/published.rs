@@ -50,6 +50,22 @@ pub struct HealthCount {
     pub healthy: usize,
 }
 
+impl HealthCount {
+    /// What nobody can read.
+    pub fn without_reads(&self) -> usize {
+        self.dead + self.unreadable
+    }
+
+    pub fn without_writes(&self) -> usize {
+        self.without_reads() + self.unwritable
+    }
+
+    /// What has not all its copies, or worse.
+    pub fn ill(&self) -> usize {
+        self.without_writes() + self.writable_ill
+    }
+}
+
 impl Published {
     pub fn is_alive(&self, node: &Node) -> bool {
         self.nodes.get(node).is_some_and(|state| state.alive)
