@@ -16,6 +16,11 @@
 //! | `proposer` | tells nodes what is stored and what the cure proposes |
 //! | `persist` | loading the ledger from the store, and the cluster's id |
 //! | `published` | the immutable picture for everybody who only looks |
+//! | `http` | pages about the cluster, its nodes and its tables |
+//! | `metrics` | what is counted |
+//! | `resolver` | addresses of nodes, for clients |
+//! | `clock` | the clocks, read nowhere else |
+//! | `moving`, `removing` | commands for operators: the metadata to another store, or away |
 //!
 //! ```text
 //!  session --elected--> term --makes--> Leader
