@@ -138,15 +138,15 @@ async fn know_self(metas: &mut [Node], me: &Node) {
     if metas.contains(me) {
         return;
     }
-    let mine = std::net::SocketAddr::from((ip, port));
-    for node in metas.iter_mut().filter(|node| node.port() == port) {
-        let found = tokio::net::lookup_host(node.as_str()).await.map(|mut all| all.any(|one| one == mine));
-        match found {
-            Ok(true) => *node = me.clone(),
-            Ok(false) => {}
+    let mine = SocketAddr::from((ip, port));
+    let looking_up = metas.iter_mut().filter(|node| node.port() == port).map(async |node| {
+        match resolver::look_up(node).await {
+            Ok(found) if found.contains(&mine) => *node = me.clone(),
+            Ok(_) => {}
             Err(error) => tracing::warn!(%node, %error, "a name in [meta_server] server_list has no address"),
         }
-    }
+    });
+    futures::future::join_all(looking_up).await;
 }
 
 /// Starts a meta-server over given stores. Returns when it is listening; over an embedded store when it leads.
