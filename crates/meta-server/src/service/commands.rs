@@ -263,10 +263,7 @@ fn node_of(text: impl AsRef<str>) -> Result<Node, String> {
 }
 
 fn gpid_of(text: &str) -> Result<Gpid, String> {
-    let parts = text
-        .split_once('.')
-        .and_then(|(app_id, index)| Some(Gpid::new(app_id.parse().ok()?, index.parse().ok()?)));
-    parts.ok_or_else(|| format!("{text:?} is not a partition such as 1.0"))
+    text.parse::<Gpid>().map_err(|error| error.to_string())
 }
 
 #[cfg(test)]
