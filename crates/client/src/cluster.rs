@@ -186,12 +186,26 @@ impl Cluster {
 
     /// Facts about the cluster: (name, value), in the server's order.
     pub async fn info(&self) -> Result<Vec<(String, String)>> {
-        match self.look(AdminRequest::ClusterInfo(ClusterInfoRequest {})).await? {
+        self.info_within(self.inner.options.timeout).await
+    }
+
+    async fn info_within(&self, within: Duration) -> Result<Vec<(String, String)>> {
+        let request = AdminRequest::ClusterInfo(ClusterInfoRequest {});
+        match self.inner.metas.admin(request, true, within).await? {
             AdminResponse::ClusterInfo(response) => {
                 Ok(response.keys.into_iter().zip(response.values).collect())
             }
             other => Err(nonsense(&other)),
         }
+    }
+
+    /// The meta-server that leads, as it calls itself.
+    pub(crate) async fn leader(&self, within: Duration) -> Result<Node> {
+        let info = self.info_within(within).await?;
+        let leader =
+            info.iter().find(|(key, _)| key == "primary_meta_server").map(|(_, value)| value.as_str());
+        let leader = leader.ok_or_else(|| Error::Nonsense("nobody names the leader".to_owned()))?;
+        leader.parse().map_err(|_| Error::Nonsense(format!("the leader is {leader:?}")))
     }
 
     /// Sets environment variables of a table. Tells what the server says about it, mostly nothing.

@@ -8,10 +8,12 @@ use pegasus_rpc::wire::meta::{
 };
 use pegasus_rpc::wire::{AdminRequest, AdminResponse, WireGpid};
 use pegasus_types::{Gpid, Node, PartitionConfig};
+use tokio::time::timeout;
 
 use crate::cluster::{Cluster, nonsense};
 use crate::deadline::Attempts;
 use crate::error::{Error, Result};
+use crate::http::http_get;
 use crate::meta::final_error;
 
 /// A move of one partition, as the shell's `balance` names it.
@@ -135,13 +137,22 @@ impl Cluster {
 
     /// Has the leading meta-server execute a command that an operator typed, and tells what it says.
     pub async fn leader_command(&self, command: &str, arguments: &[String]) -> Result<String> {
-        let info = self.info().await?;
-        let leader =
-            info.iter().find(|(key, _)| key == "primary_meta_server").map(|(_, value)| value.as_str());
-        let leader = leader.ok_or_else(|| Error::Nonsense("nobody names the leader".to_owned()))?;
-        let leader: Node =
-            leader.parse().map_err(|_| Error::Nonsense(format!("the leader is {leader:?}")))?;
+        let leader = self.leader(self.options().timeout).await?;
         self.remote_command(&leader, command, arguments).await
+    }
+
+    /// What the leading meta-server tells over HTTP (`GET path`).
+    pub async fn leader_http(&self, path: &str) -> Result<String> {
+        let time = Attempts::within(self.options().timeout);
+        let left = || time.left().unwrap_or_default();
+        let leader = self.leader(left()).await?;
+        let address = self.inner.metas.names.resolve(&leader, left()).await.map_err(final_error)?;
+        let why = match timeout(left(), http_get(&Node::new(address.to_string()), path)).await {
+            Ok(Ok(body)) => return Ok(body),
+            Ok(Err(why)) => why,
+            Err(_) => "no answer in time".to_owned(),
+        };
+        Err(Error::Timeout { last: format!("{leader}: {why}"), unreachable: false })
     }
 
     fn order_time(&self) -> Attempts {

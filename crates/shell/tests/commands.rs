@@ -155,6 +155,35 @@ async fn tables_and_nodes() {
     assert!(shell.fails("create t -f -n").await.contains("ERR_APP_EXIST"));
 }
 
+/// Only it knows who is alive and how many members a write needs: every partition has its two members here.
+#[tokio::test]
+async fn health_is_what_the_leading_meta_server_says() {
+    let fake = Fake::start(3, 2);
+    let standby = fake.metas.split(',').next().unwrap().to_owned();
+    let mut shell =
+        Shell { session: Session::new(Cluster::new(&standby, Options::default()).unwrap()), fake };
+    shell.fake.with(|world| (world.leader, world.health) = (Some(2), [1, 3, 2, 1]));
+    let ls = shell.says("ls -d").await;
+    let at = ls.lines().position(|line| line.contains(" fully_healthy ")).unwrap();
+    let row: Vec<_> = ls.lines().nth(at + 1).unwrap().split_whitespace().collect();
+    assert_eq!(row, ["2", "t", "4", "1", "3", "2", "1"]);
+    let summary = ls.split_once("[summary]").unwrap().1;
+    let counts: Vec<_> = summary.split_whitespace().filter(|word| word.parse::<u32>().is_ok()).collect();
+    assert_eq!(counts, ["1", "0", "1", "1", "1"], "{summary}");
+    let ls: serde_json::Value = serde_json::from_str(&shell.run("ls -d", true).await.1).unwrap();
+    assert_eq!(ls["healthy_info"]["2"]["write_unhealthy"], "2");
+    let app: serde_json::Value = serde_json::from_str(&shell.run("app t -d", true).await.1).unwrap();
+    assert_eq!(
+        app["healthy"],
+        serde_json::json!({
+            "fully_healthy_partition_count": "1", "unhealthy_partition_count": "3",
+            "write_unhealthy_partition_count": "2", "read_unhealthy_partition_count": "1",
+        })
+    );
+    let app = shell.says("app t -d").await;
+    assert!(app.contains("write_unhealthy_partition_count : 2\n"), "{app}");
+}
+
 #[tokio::test]
 async fn mistakes_are_explained() {
     let mut shell = Shell::start();

@@ -21,7 +21,8 @@ use pegasus_types::data::*;
 use pegasus_types::hash::{encode_key, encoded_key_hash, partition_of};
 use pegasus_types::time::epoch_seconds;
 use pegasus_types::{Ballot, ErrorCode, Gpid, Node, PartitionConfig};
-use tokio::net::TcpListener;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{LocalSet, spawn_local};
 use tokio_util::sync::CancellationToken;
 
@@ -55,6 +56,8 @@ pub struct World {
     pub hung: u32,
     /// What the leader answers to the remote command `meta.work`.
     pub work: String,
+    /// What the leader tells over HTTP of the partitions of the table: fully healthy, unhealthy, for writes, for reads.
+    pub health: [usize; 4],
     metas: Vec<SocketAddrV4>,
     replicas: Vec<SocketAddrV4>,
     stops: Vec<CancellationToken>,
@@ -84,7 +87,11 @@ impl Fake {
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             LocalSet::new().block_on(&runtime, async move {
-                let world = Rc::new(RefCell::new(World { leader: Some(0), ..World::default() }));
+                let world = Rc::new(RefCell::new(World {
+                    leader: Some(0),
+                    health: [4, 0, 0, 0],
+                    ..World::default()
+                }));
                 for index in 0..metas {
                     let address = serve(&world, Role::Meta(index)).await;
                     world.borrow_mut().metas.push(address);
@@ -133,13 +140,27 @@ async fn serve(world: &Rc<RefCell<World>>, role: Role) -> SocketAddrV4 {
     let socket = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let address = SocketAddrV4::new(Ipv4Addr::LOCALHOST, socket.local_addr().unwrap().port());
     let service = Rc::new(Service { world: world.clone(), role });
+    let told = world.clone();
+    let http = listener::handler(move |stream, _| tell(stream, told.clone(), role));
     let client = WireServer::new(address.to_string(), wire::Limits::default(), service);
-    let handlers = Handlers { client: Some(client), http: listener::handler(|_, _| async {}), peer: None };
+    let handlers = Handlers { client: Some(client), http, peer: None };
     let limits = listener::Limits { drain: Duration::ZERO, ..Default::default() };
     let stop = CancellationToken::new();
     world.borrow_mut().stops.push(stop.clone());
     spawn_local(listener::serve(socket, handlers, limits, stop));
     address
+}
+
+/// Answers a GET, if there is something to tell.
+async fn tell(mut stream: TcpStream, world: Rc<RefCell<World>>, role: Role) {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.unwrap());
+    }
+    let head = String::from_utf8(head).unwrap();
+    let path = head.split(' ').nth(1).unwrap();
+    let Some(page) = world.borrow().http_page(role, path) else { return };
+    stream.write_all(format!("HTTP/1.0 200 OK\r\n\r\n{page}").as_bytes()).await.unwrap();
 }
 
 impl ClientService for Service {
@@ -224,6 +245,23 @@ impl World {
             }
             Request::RemoteCommand(command) if command.cmd == "meta.work" => reply.text(self.work.clone()),
             _ => reply.error(ErrorCode::HandlerNotFound),
+        }
+    }
+
+    fn http_page(&self, role: Role, path: &str) -> Option<String> {
+        let leads = matches!(role, Role::Meta(index) if self.leader == Some(index));
+        let [full, ill, unwritable, unreadable] = self.health.map(|count| count.to_string());
+        match path {
+            "/meta/apps?detail" if leads => Some(format!(
+                r#"{{"healthy_info":{{"{APP_ID}":{{"app_id":"{APP_ID}","app_name":"t","partition_count":"{PARTITIONS}",
+                "fully_healthy":"{full}","unhealthy":"{ill}","write_unhealthy":"{unwritable}",
+                "read_unhealthy":"{unreadable}"}}}}}}"#
+            )),
+            "/meta/app?name=t" if leads => Some(format!(
+                r#"{{"healthy":{{"fully_healthy_partition_count":"{full}","unhealthy_partition_count":"{ill}",
+                "write_unhealthy_partition_count":"{unwritable}","read_unhealthy_partition_count":"{unreadable}"}}}}"#
+            )),
+            _ => None,
         }
     }
 

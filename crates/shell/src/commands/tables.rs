@@ -3,21 +3,35 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, UNIX_EPOCH};
 
-use futures::{StreamExt, TryStreamExt, stream};
-use pegasus_client::{CreateTable, Error, is_healthy};
+use pegasus_client::{CreateTable, Error};
 use pegasus_types::{AppId, AppInfo, AppStatus, Node, PartitionConfig};
+use serde_json::Value;
 
 use super::{Answer, Failure, Result};
 use crate::args::{Args, Usage, text};
 use crate::output::Output;
 use crate::session::Session;
 
-/// Tables whose partitions are asked for at the same time.
-const PARALLEL_QUERIES: usize = 8;
 /// How long `create` waits for the table to become healthy, and `wait_healthy` if it is not told.
 const HEALTHY_WITHIN: Duration = Duration::from_secs(60);
-/// Members that a write needs.
-const MIN_WRITE_REPLICAS: usize = 2;
+
+/// What `/meta/apps?detail` tells of a table, and `ls -d` shows.
+const HEALTH: [&str; 7] = [
+    "app_id",
+    "app_name",
+    "partition_count",
+    "fully_healthy",
+    "unhealthy",
+    "write_unhealthy",
+    "read_unhealthy",
+];
+/// What `/meta/app` tells of the partitions of a table, and `app -d` shows.
+const HEALTH_OF_ONE: [&str; 4] = [
+    "fully_healthy_partition_count",
+    "unhealthy_partition_count",
+    "write_unhealthy_partition_count",
+    "read_unhealthy_partition_count",
+];
 
 const STATUSES: [(AppStatus, &str); 8] = [
     (AppStatus::Invalid, "INVALID"),
@@ -43,6 +57,10 @@ pub async fn ls(session: &Session, args: Args, out: &mut Output<'_>) -> Result {
     };
     let mut tables = session.cluster.tables(status).await?;
     tables.sort_by_key(|table| table.app_id);
+    let health = match args.has('d') {
+        true => Some(page(session, "/meta/apps?detail", "healthy_info").await?),
+        false => None,
+    };
     let columns = [
         "app_id",
         "status",
@@ -58,42 +76,20 @@ pub async fn ls(session: &Session, args: Args, out: &mut Output<'_>) -> Result {
     ];
     out.table("general_info", &columns, &tables.iter().map(general).collect::<Vec<_>>())?;
     let mut summary = vec![("total_app_count", tables.len().to_string())];
-    if args.has('d') {
-        let healths: Vec<(AppInfo, Health)> = stream::iter(tables)
-            .filter(|table| std::future::ready(table.status == AppStatus::Available))
-            .map(|table| async move {
-                let partitions = session.cluster.partitions(&table.name).await?;
-                Ok::<_, Failure>((table, Health::of(&partitions)))
-            })
-            .buffered(PARALLEL_QUERIES)
-            .try_collect()
-            .await?;
-        let columns = [
-            "app_id",
-            "app_name",
-            "partition_count",
-            "fully_healthy",
-            "unhealthy",
-            "write_unhealthy",
-            "read_unhealthy",
-        ];
-        let rows: Vec<_> = healths
-            .iter()
-            .map(|(table, health)| {
-                let mut row =
-                    vec![table.app_id.to_string(), table.name.clone(), table.partition_count.to_string()];
-                row.extend(health.counts().map(|(_, count)| count.to_string()));
-                row
-            })
-            .collect();
-        out.table("healthy_info", &columns, &rows)?;
-        let with =
-            |f: fn(&Health) -> bool| healths.iter().filter(|(_, health)| f(health)).count().to_string();
+    if let Some(health) = health {
+        // A table that has come or gone since the list was made is not in both.
+        let ids = tables.iter().map(|table| table.app_id.to_string());
+        let rows = ids.filter_map(|id| health.get(&id)).map(|health| told(health, HEALTH));
+        let rows = rows.collect::<std::result::Result<Vec<_>, _>>()?;
+        out.table("healthy_info", &HEALTH, &rows)?;
+        let [.., ill, unwritable, unreadable] = std::array::from_fn::<_, { HEALTH.len() }, _>(|column| {
+            rows.iter().filter(move |row| row[column] != "0").count()
+        });
         summary.extend([
-            ("fully_healthy_app_count", with(|health| health.unhealthy == 0)),
-            ("unhealthy_app_count", with(|health| health.unhealthy > 0)),
-            ("write_unhealthy_app_count", with(|health| health.write_unhealthy > 0)),
-            ("read_unhealthy_app_count", with(|health| health.read_unhealthy > 0)),
+            ("fully_healthy_app_count", (rows.len() - ill).to_string()),
+            ("unhealthy_app_count", ill.to_string()),
+            ("write_unhealthy_app_count", unwritable.to_string()),
+            ("read_unhealthy_app_count", unreadable.to_string()),
         ]);
     }
     out.fields("summary", &summary)?;
@@ -128,45 +124,32 @@ fn time(unix_second: i64) -> String {
     }
 }
 
-/// How many partitions of a table are how well.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Health {
-    healthy: usize,
-    unhealthy: usize,
-    write_unhealthy: usize,
-    read_unhealthy: usize,
+/// What `part` of a page of the leader holds. How well partitions are is its word alone: it knows who is alive, and how
+/// many members a write needs.
+async fn page(session: &Session, path: &str, part: &str) -> std::result::Result<Value, Failure> {
+    let page = session.cluster.leader_http(path).await?;
+    let mut page: Value = serde_json::from_str(&page).unwrap_or_default();
+    let nonsense = || Error::Nonsense(format!("{path} without {part:?}"));
+    Ok(page.get_mut(part).map(Value::take).ok_or_else(nonsense)?)
 }
 
-impl Health {
-    fn of(partitions: &[PartitionConfig]) -> Self {
-        let count =
-            |f: fn(&PartitionConfig) -> bool| partitions.iter().filter(|partition| f(partition)).count();
-        let healthy = count(is_healthy);
-        Self {
-            healthy,
-            unhealthy: partitions.len() - healthy,
-            write_unhealthy: count(|partition| {
-                let wanted = usize::try_from(partition.max_replica_count).unwrap_or(0);
-                partition.primary.is_none() || partition.member_count() < MIN_WRITE_REPLICAS.min(wanted)
-            }),
-            read_unhealthy: count(|partition| partition.primary.is_none()),
-        }
-    }
-
-    fn counts(&self) -> [(&'static str, usize); 4] {
-        [
-            ("fully_healthy_partition_count", self.healthy),
-            ("unhealthy_partition_count", self.unhealthy),
-            ("write_unhealthy_partition_count", self.write_unhealthy),
-            ("read_unhealthy_partition_count", self.read_unhealthy),
-        ]
-    }
+/// The texts of an object that have these names.
+fn told<const N: usize>(object: &Value, names: [&str; N]) -> std::result::Result<Vec<String>, Error> {
+    let text = |name: &str| {
+        let text = object.get(name).and_then(Value::as_str).map(str::to_owned);
+        text.ok_or_else(|| Error::Nonsense(format!("no {name:?} in {object}")))
+    };
+    names.into_iter().map(text).collect()
 }
 
 pub async fn app(session: &Session, mut args: Args, out: &mut Output<'_>) -> Result {
     let name = args.text("table")?;
     args.end()?;
     let partitions = session.cluster.partitions(&name).await?;
+    let health = match args.has('d') {
+        true => Some(page(session, &format!("/meta/app?name={name}"), "healthy").await?),
+        false => None,
+    };
     let first =
         partitions.first().ok_or_else(|| Error::Nonsense(format!("table {name:?} has no partitions")))?;
     out.fields(
@@ -178,9 +161,7 @@ pub async fn app(session: &Session, mut args: Args, out: &mut Output<'_>) -> Res
             ("max_replica_count", first.max_replica_count.to_string()),
         ],
     )?;
-    if !args.has('d') {
-        return Ok(Answer::Yes);
-    }
+    let Some(health) = health else { return Ok(Answer::Yes) };
     let replicas: Vec<_> = partitions.iter().map(replica_line).collect();
     out.table("replicas", &["pidx", "ballot", "replica_count", "primary", "secondaries"], &replicas)?;
     let mut nodes = BTreeMap::new();
@@ -188,7 +169,7 @@ pub async fn app(session: &Session, mut args: Args, out: &mut Output<'_>) -> Res
     let mut rows: Vec<_> = nodes.iter().map(|(node, roles)| roles.row(node.as_str())).collect();
     rows.push(nodes.values().fold(Roles::default(), |sum, roles| sum.plus(roles)).row(""));
     out.table("nodes", &["node", "primary", "secondary", "total"], &rows)?;
-    let healthy = Health::of(&partitions).counts().map(|(name, count)| (name, count.to_string()));
+    let healthy: Vec<_> = HEALTH_OF_ONE.into_iter().zip(told(&health, HEALTH_OF_ONE)?).collect();
     out.fields("healthy", &healthy)?;
     let work = in_work(session, first.gpid.app_id).await;
     if !work.is_empty() {
@@ -396,12 +377,9 @@ mod tests {
     }
 
     #[test]
-    fn health_is_counted_per_partition() {
-        let partitions = [partition(true, 2), partition(true, 1), partition(true, 0), partition(false, 2)];
-        let want = Health { healthy: 1, unhealthy: 3, write_unhealthy: 2, read_unhealthy: 1 };
-        assert_eq!(Health::of(&partitions), want);
-        assert_eq!(replica_line(&partitions[0]), ["7", "3", "3/3", "a:1", "[s0:1,s1:1]"]);
-        assert_eq!(replica_line(&partitions[3])[3], "-");
+    fn a_line_per_partition() {
+        assert_eq!(replica_line(&partition(true, 2)), ["7", "3", "3/3", "a:1", "[s0:1,s1:1]"]);
+        assert_eq!(replica_line(&partition(false, 2))[3], "-");
     }
 
     #[test]
