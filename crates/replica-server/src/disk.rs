@@ -28,6 +28,8 @@ pub struct Disk {
     pub lost_power_unsynced: bool,
     pub capacity_bytes: u64,
     pub available_bytes: u64,
+    /// What the log leaves to others, who free space with it, before it tries again what it has refused.
+    pub left_free_bytes: u64,
     /// Gathered in this turn of the loop.
     batch: Waiting,
     in_flight: VecDeque<(u64, Vec<Record>)>,
@@ -115,6 +117,7 @@ impl Disk {
             lost_power_unsynced: false,
             capacity_bytes: 0,
             available_bytes: 0,
+            left_free_bytes: 0,
             batch: Waiting::default(),
             in_flight: VecDeque::new(),
             refused: Waiting::default(),
@@ -159,6 +162,9 @@ impl Disk {
     /// Tries again what was refused; returns how many records.
     pub fn retry(&mut self) -> usize {
         if self.refused.is_empty() || !self.in_flight.is_empty() {
+            return 0;
+        }
+        if self.left_free_bytes > 0 && self.available_bytes <= self.left_free_bytes {
             return 0;
         }
         let mut all = mem::take(&mut self.refused);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pegasus_pacifica::{Event, Fault};
-use pegasus_storage::data_dir::DiskState;
+use pegasus_storage::data_dir::{DataDir, DiskState};
 use pegasus_storage::{DataDirs, Health};
 use pegasus_types::Gpid;
 use tokio::task::JoinHandle;
@@ -13,6 +13,7 @@ use tokio::time::{Instant, interval};
 
 use crate::clock;
 use crate::compaction;
+use crate::disk::Disk;
 use crate::learn_io::{learner, teacher};
 use crate::node::{NodeState, Settings, Shell};
 
@@ -31,6 +32,9 @@ pub async fn run(shell: Rc<Shell>, space_every: Duration) {
     let (mut measuring, mut removing) = (Chore::every(space_every), Chore::every(REMOVE_EVERY));
     loop {
         ticks.tick().await;
+        if shell.with(|state| state.disks.iter().any(Disk::has_refused)) {
+            measuring.make_due();
+        }
         measuring.begin_if_due(|| measure(shell.clone()));
         removing.begin_if_due(|| remove_set_aside(shell.dirs.clone()));
         shell.with(|state| {
@@ -56,6 +60,10 @@ struct Chore {
 impl Chore {
     fn every(every: Duration) -> Self {
         Self { every, begun: None, running: None }
+    }
+
+    fn make_due(&mut self) {
+        self.begun = None;
     }
 
     /// One at a time.
@@ -84,7 +92,8 @@ fn logs(state: &mut NodeState, shell: &Shell) {
     for disk in &mut state.disks {
         disk.retry();
         disk.log.set_reserve(if disk.full { 0 } else { log_reserve_bytes });
-        if disk.log.stats().bytes > max_log_bytes / 2 {
+        // What frees the log takes space itself, but less than the log has of the same rows.
+        if disk.has_refused() || disk.log.stats().bytes > max_log_bytes / 2 {
             flush.extend(disk.log.blockers().into_iter().map(|(gpid, ..)| gpid));
         }
     }
@@ -119,14 +128,19 @@ fn engines(state: &mut NodeState) {
 async fn measure(shell: Rc<Shell>) {
     let dirs = shell.dirs.clone();
     let look = move || -> Vec<_> {
-        dirs.iter().map(|dir| (dir.tag().to_owned(), dir.refresh(), dir.space())).collect()
+        let measured = |dir: &DataDir| {
+            let condition = dir.refresh();
+            (dir.tag().to_owned(), condition, dir.space(), dir.keep_ballast())
+        };
+        dirs.iter().map(measured).collect()
     };
     let Ok(found) = tokio::task::spawn_blocking(look).await else { return };
     shell.with(|state| {
-        for (tag, condition, space) in found {
+        for (tag, condition, space, left_free_bytes) in found {
             let Some(index) = state.disks.iter().position(|disk| disk.tag == tag) else { continue };
             let disk = &mut state.disks[index];
             (disk.capacity_bytes, disk.available_bytes) = (space.total_bytes, space.available_bytes);
+            disk.left_free_bytes = left_free_bytes;
             let full = condition == DiskState::SpaceInsufficient || disk.has_refused();
             if full != disk.full {
                 tracing::warn!(disk = tag, full, available_mb = space.available_bytes >> 20, "free space");

@@ -123,3 +123,44 @@ fn a_server_starts_on_a_full_disk() {
         until_rows(&meta, &client, &nodes[0], 400).await;
     });
 }
+
+/// What pins the log is only in memory, and to flush it takes space.
+#[test]
+fn a_full_disk_makes_room_for_itself() {
+    const UNFLUSHED: &str = "durability = page_cache\nlog_private_file_size_mb = 1\ndisk_stat_interval_seconds = 1\n\
+                             disk_min_available_space_ratio = 0\n[pegasus.server]\nrocksdb_write_buffer_size = 64M\n";
+    run(async || {
+        let small = SmallDisk::mount(128 * MIB);
+        let Cluster { meta, nodes, dir: _dir } =
+            cluster_with(tempfile::tempdir().unwrap(), small.path.join("a"), UNFLUSHED).await;
+        let client = Client::new(&meta, PARTITIONS);
+        // The same rows again and again: much log, few rows.
+        for _ in 0..20 {
+            fill_with(&client, "row", 200, ROW_BYTES).await;
+        }
+        let ballast = small.path.join("a/.pegasus-ballast");
+        assert!(ballast.exists());
+        small.fill_up();
+        let (name, before) =
+            ("pegasus_replica_log_bytes", metric(&nodes[0], "pegasus_replica_log_bytes").await);
+        assert!(before > 10e6, "{before}");
+        let begun = Instant::now();
+        let mut n = 0;
+        while metric(&nodes[0], name).await > before / 2.0 {
+            n += 1;
+            assert!(begun.elapsed() < Duration::from_secs(60), "{name} stays at {before}");
+            // Some of them wait for this node's log, and its primaries refuse theirs.
+            let row = format!("later{n}");
+            let _ = client.once(&row, &put(&row, "s", "v"), Duration::from_millis(300)).await;
+        }
+        assert!(small.path.join("filler").exists());
+        for n in 0..PARTITIONS {
+            client.put(&format!("after{n}"), "s", "v").await;
+        }
+        std::fs::remove_file(small.path.join("filler")).unwrap();
+        while !ballast.exists() {
+            assert!(begun.elapsed() < Duration::from_secs(90), "the ballast is held again");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    });
+}

@@ -55,6 +55,10 @@ impl Marker {
     }
 }
 
+pub fn is_there(dir: &Path) -> bool {
+    dir.join(FILE_NAME).exists()
+}
+
 /// Names the running boot of the machine's kernel.
 pub fn boot_id() -> Option<String> {
     fs::read_to_string("/proc/sys/kernel/random/boot_id").ok().map(|id| id.trim().to_owned())

@@ -3,6 +3,7 @@
 //! ```text
 //! <dir>/.pegasus-lock                       held while a process uses the directory
 //! <dir>/.pegasus-disk                       who it is (marker.rs)
+//! <dir>/.pegasus-ballast                    space for the day when the disk is full (ballast.rs)
 //! <dir>/replica/log/                        the disk's mutation log
 //! <dir>/replica/reps/<app>.<idx>.pegasus/   a replica: .replica-meta, data/ (replicas.rs)
 //! <dir>/replica/reps/<...>.<time>.gar       garbage, removed in the background
@@ -13,6 +14,7 @@
 //! (safety-rules.md 4.3). That one was there is known from replicas that are still in it, or from the markers of
 //! the node's other directories, which name it.
 
+mod ballast;
 mod marker;
 mod replicas;
 
@@ -396,6 +398,25 @@ impl DataDir {
             Err(e) => self.mark_broken(&e.to_string()),
         }
         self.state()
+    }
+
+    /// Keeps some space back, as of the last [`Self::refresh`]: returns what the log has to leave to others, 0 as long as
+    /// that is held by a file. To be called as often.
+    pub fn keep_ballast(&self) -> u64 {
+        // Nothing is put where a disk should be.
+        if matches!(self.state(), DiskState::Broken(_)) || !marker::is_there(&self.spec.path) {
+            return 0;
+        }
+        let space = self.space();
+        match ballast::keep(&self.spec.path, space) {
+            Ok(true) => 0,
+            Ok(false) => ballast::size(space.total_bytes),
+            // Of a file system that cannot reserve space.
+            Err(error) => {
+                tracing::debug!(disk = %self.spec.tag, %error, "no ballast");
+                0
+            }
+        }
     }
 
     fn name(&self) -> String {
