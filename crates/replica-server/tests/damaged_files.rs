@@ -5,7 +5,7 @@
 mod support;
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use support::*;
 
@@ -34,6 +34,17 @@ async fn alone(value: &str) -> Alone {
     Alone { meta, dir, node }
 }
 
+/// Waits until `node` has dealt with all that it found, and knows that it cannot open its one replica.
+async fn until_given_up(node: &TestNode) {
+    for (path, wanted) in [("/readyz", "HTTP/1.1 200"), ("/replica/list", "\"status\":\"Error\"")] {
+        let begun = Instant::now();
+        while !http_get(node, path).await.contains(wanted) {
+            assert!(begun.elapsed() < Duration::from_secs(20), "{}", http_get(node, path).await);
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
 #[test]
 fn a_replica_that_cannot_be_opened_once_loses_nothing() {
     run(async || {
@@ -47,9 +58,7 @@ fn a_replica_that_cannot_be_opened_once_loses_nothing() {
         let export = node.dir.join("replica/reps/2.0.pegasus/log-records");
         std::fs::create_dir(&export).unwrap();
         node.restart();
-        // Until it has dealt with all that it found.
-        tokio::time::sleep(Duration::from_millis(500)).await;
-        assert!(http_get(&node, "/readyz").await.starts_with("HTTP/1.1 200"));
+        until_given_up(&node).await;
         node.kill();
 
         std::fs::remove_dir(&file).unwrap();
@@ -111,7 +120,7 @@ fn a_learner_that_cannot_be_opened_is_not_wiped() {
         std::fs::rename(&file, &aside).unwrap();
         std::fs::create_dir(&file).unwrap();
         node.restart();
-        tokio::time::sleep(Duration::from_millis(500)).await;
+        until_given_up(&node).await;
         node.kill();
 
         std::fs::remove_dir(&file).expect("the engine's directory is where it was");

@@ -6,7 +6,7 @@ mod support;
 
 use std::path::Path;
 
-use support::rows::rows_on;
+use support::rows::until_rows;
 use support::*;
 
 async fn fill(client: &Client<'_>, rows: usize) {
@@ -40,8 +40,7 @@ fn a_new_node_is_taught_rows_and_log() {
         };
         tokio::join!(writing, meta.add_everywhere(&fourth.node));
         // The commit point follows.
-        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
-        assert_eq!(rows_on(&client, &fourth.node).await, 2_300);
+        until_rows(&meta, &client, &fourth, 2_300).await;
         let copied = metric(&fourth, "pegasus_replica_learned_total").await;
         assert_eq!(copied, f64::from(PARTITIONS), "by rows, once each");
         for index in 0..PARTITIONS {
@@ -75,9 +74,7 @@ fn a_damaged_replica_is_put_aside_and_learned_again() {
         nodes[1].restart();
         let back = nodes[1].node.clone();
         meta.until("the damaged replica has left", || !meta.config(0).is_member(&back)).await;
-        meta.add_everywhere(&back).await;
-        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
-        assert_eq!(rows_on(&client, &back).await, 300);
+        until_rows(&meta, &client, &nodes[1], 300).await;
         let names = names(&dir.path().join("b"));
         assert!(names.iter().any(|n| n.starts_with("2.0.pegasus.") && n.ends_with(".err")), "{names:?}");
         assert!(names.iter().any(|n| n == "2.0.pegasus"), "{names:?}");
