@@ -6,6 +6,7 @@ use futures::future::join_all;
 use pegasus_types::{AppStatus, Node};
 use serde_json::json;
 
+use super::placement;
 use super::stats::{self, unknown_target};
 use super::tables::{Roles, count_roles};
 use super::{Answer, Result};
@@ -66,8 +67,7 @@ pub async fn nodes(session: &Session, args: Args, out: &mut Output<'_>) -> Resul
 /// What the leader calls the state of each node, by address: DRAINING and RETIRED are known to no other command. Empty
 /// when it does not say.
 async fn node_states(session: &Session) -> BTreeMap<String, String> {
-    let told = session.cluster.leader_command("meta.nodes", &[]).await.unwrap_or_default();
-    let nodes: Vec<serde_json::Value> = serde_json::from_str(&told).unwrap_or_default();
+    let nodes = placement::nodes(session).await.unwrap_or_default();
     let state = |node: &serde_json::Value| {
         let text = |key: &str| node.get(key).and_then(serde_json::Value::as_str).map(str::to_owned);
         Some((text("address")?, text("state")?))

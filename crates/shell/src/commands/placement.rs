@@ -68,11 +68,11 @@ pub async fn balance(session: &Session, args: Args, out: &mut Output<'_>) -> Res
 
 /// How the reference's shell tells it.
 fn told(out: &mut Output<'_>, result: pegasus_client::Result<()>) -> Result {
-    let (answer, code) = match &result {
+    let (answer, code) = match result {
         Ok(()) => (Answer::Yes, "ERR_OK".to_owned()),
         Err(error) => match error.code() {
             Some(code) => (Answer::No, code.to_string()),
-            None => return Err(result.err().map_or(Failure::Usage(Usage(String::new())), Failure::from)),
+            None => return Err(error.into()),
         },
     };
     out.fact("result", code.as_str(), format_args!("send balance proposal result: {code}"))?;
@@ -170,7 +170,8 @@ async fn held(session: &Session, node: &str) -> std::result::Result<u64, Failure
     Ok(count("primaries") + count("secondaries"))
 }
 
-async fn nodes(session: &Session) -> std::result::Result<Vec<Value>, Failure> {
+/// What the leader knows of the nodes.
+pub async fn nodes(session: &Session) -> std::result::Result<Vec<Value>, Failure> {
     let told = session.cluster.leader_command("meta.nodes", &[]).await?;
     serde_json::from_str(&told)
         .map_err(|_| pegasus_client::Error::Nonsense(format!("the nodes are {told:?}")).into())
