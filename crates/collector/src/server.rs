@@ -121,11 +121,12 @@ impl ClientService for ClientPort {
     fn call(&self, _head: RequestHead, _frame_bytes: usize, request: Request, reply: ReplyTo) {
         match request {
             Request::RemoteCommand(command) => {
-                let answer = self.0.answer(&command.cmd, &command.arguments);
-                reply.text(
-                    answer
-                        .unwrap_or_else(|| format!("unknown command '{}'\n{}", command.cmd, commands::HELP)),
-                );
+                let common = self.0.clone();
+                tokio::task::spawn_local(async move {
+                    let answer = common.answer(&command.cmd, &command.arguments).await;
+                    let unknown = || format!("unknown command '{}'\n{}", command.cmd, commands::HELP);
+                    reply.text(answer.unwrap_or_else(unknown));
+                });
             }
             _ => reply.error(ErrorCode::HandlerNotFound),
         }

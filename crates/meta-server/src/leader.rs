@@ -11,7 +11,7 @@ use std::sync::Arc;
 use pegasus_meta_core::Rounds;
 use pegasus_placement::Ledger;
 use pegasus_placement::alone::Held;
-use pegasus_placement::cure::Cure;
+use pegasus_placement::cure::{self, Cure};
 use pegasus_placement::level::FunctionLevel;
 use pegasus_placement::liveness::Liveness;
 use pegasus_placement::tables::Limits;
@@ -29,6 +29,8 @@ use crate::writer::Asked;
 pub struct Leader {
     pub about: Arc<About>,
     pub limits: Limits,
+    /// What operators can change while it leads, as configured.
+    pub configured: cure::Options,
     pub level: Cell<FunctionLevel>,
     pub clock: Clock,
     pub state: RefCell<State>,

@@ -113,6 +113,7 @@ fn leader(
     Leader {
         about,
         limits: role.limits.clone(),
+        configured: role.config.cure_options(),
         level: Cell::new(level),
         clock,
         state: RefCell::new(State {

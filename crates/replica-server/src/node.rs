@@ -52,6 +52,8 @@ pub struct Settings {
     pub max_log_bytes: u64,
     /// Of a disk's log, kept for members that come back.
     pub log_reserve_bytes: u64,
+    /// A disk with less free space counts as full.
+    pub least_free_percent: u64,
     /// Between two manual compactions of a replica.
     pub compact_interval_s: u64,
 }

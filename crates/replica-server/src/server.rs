@@ -235,6 +235,7 @@ fn settings(config: &Config) -> Settings {
         page_cache: config.replication.durability == Durability::PageCache,
         max_log_bytes: config.log_options().max_log_bytes,
         log_reserve_bytes: config.log_reserve_bytes(),
+        least_free_percent: u64::try_from(config.replication.disk_min_available_space_ratio).unwrap_or(0),
         compact_interval_s: u64::try_from(config.server.manual_compact_min_interval_seconds).unwrap_or(0),
     }
 }

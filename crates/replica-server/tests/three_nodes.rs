@@ -9,6 +9,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use pegasus_rpc::wire::frame::RequestHead;
+use pegasus_rpc::wire::meta::RemoteCommand;
 use pegasus_rpc::wire::request::{Request, Response};
 use pegasus_types::data::*;
 use support::*;
@@ -135,4 +136,66 @@ fn everything_killed_at_once_loses_nothing() {
             .await;
         });
     }
+}
+
+async fn kill_partition(client: &Client<'_>, node: &TestNode, arguments: &[&str]) -> String {
+    let arguments = arguments.iter().map(|word| (*word).to_owned()).collect();
+    let command = Request::RemoteCommand(RemoteCommand { cmd: "replica.kill_partition".into(), arguments });
+    let connection = client.connection(&node.node).await.unwrap();
+    match connection.call(RequestHead::default(), &command, WITHIN).await.unwrap() {
+        Response::Text(text) => text,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn kill_partition_leaves_a_node_that_can_be_restarted() {
+    run(async || {
+        let Cluster { meta, nodes, dir: _dir } = cluster("").await;
+        let client = Client::new(&meta, PARTITIONS);
+        for i in 0..50 {
+            client.put(&format!("k{i}"), "s", &i.to_string()).await;
+        }
+        let node = &nodes[0];
+        for (arguments, want) in [
+            (&["x"][..], "ERR_INVALID_PARAMETERS"),
+            (&["2", "0", "0"], "ERR_INVALID_PARAMETERS"),
+            (&["2", "99"], "ERR_OBJECT_NOT_FOUND"),
+            (&["99"], "ERR_OK"),
+        ] {
+            assert_eq!(kill_partition(&client, node, arguments).await, want, "{arguments:?}");
+        }
+        let served: Vec<i32> = (0..PARTITIONS).filter(|i| meta.config(*i).is_primary(&node.node)).collect();
+        assert!(served.len() > 1);
+        // One of them, then all; a hand-over that is not possible at the moment is ordered again.
+        let begun = Instant::now();
+        while meta.config(served[0]).is_primary(&node.node) {
+            assert!(begun.elapsed() < Duration::from_secs(20));
+            assert_eq!(kill_partition(&client, node, &["2", &served[0].to_string()]).await, "ERR_OK");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        assert!(meta.config(served[1]).is_primary(&node.node), "only the one that was named");
+        while served.iter().any(|index| meta.config(*index).is_primary(&node.node)) {
+            assert!(begun.elapsed() < Duration::from_secs(20));
+            assert_eq!(kill_partition(&client, node, &[]).await, "ERR_OK");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        // It is a member as before, and nothing of its memtables would have to be replayed.
+        assert!((0..PARTITIONS).all(|index| meta.config(index).is_secondary(&node.node)));
+        loop {
+            let told = http_get(node, "/replica/list").await;
+            let told: serde_json::Value =
+                serde_json::from_str(told.split_once("\r\n\r\n").unwrap().1).unwrap();
+            let replicas = told["replicas"].as_array().unwrap();
+            assert_eq!(replicas.len(), PARTITIONS as usize);
+            if replicas.iter().all(|replica| replica["durable"].as_i64() > Some(0)) {
+                break;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(20), "{told}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        for i in 0..50 {
+            assert_eq!(client.get(&format!("k{i}"), "s").await, Some(i.to_string()));
+        }
+    });
 }

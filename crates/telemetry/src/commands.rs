@@ -1,17 +1,23 @@
 //! Remote commands (`RPC_CLI_CLI_CALL`) that every role understands: text in, text out.
 
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use rustix::process::{Signal, getpid, kill_process};
 use serde_json::json;
 
+use crate::logging::{self, Levels};
 use crate::time::Calendar;
 use crate::version;
+
+/// The log thread writes at once; longer only a disk takes that hangs.
+const FLUSH_WITHIN: Duration = Duration::from_secs(2);
 
 /// Of [`Commands`], a line each.
 pub const HELP: &str = "\
 server-info - version, role, address, start
-server.stop - end, as with SIGTERM";
+server.stop - end, as with SIGTERM
+reset-log-start-level [DEBUG|INFO|WARNING|ERROR|FATAL] - what is logged until the process ends; without a level as configured
+flush-log - answers when all that was logged before is in the file";
 
 /// What they tell of one role of this process.
 #[derive(Clone, Debug)]
@@ -28,8 +34,10 @@ impl Commands {
     }
 
     /// The answer; None when it is none of these commands.
-    pub fn answer(&self, command: &str, arguments: &[String]) -> Option<String> {
+    pub async fn answer(&self, command: &str, arguments: &[String]) -> Option<String> {
         match command {
+            "reset-log-start-level" => Some(reset_level(arguments)),
+            "flush-log" => Some(flush_log().await),
             "server-info" => Some(self.info()),
             "server.stop" if !arguments.is_empty() => Some("invalid arguments".to_owned()),
             "server.stop" => Some(self.stop()),
@@ -63,21 +71,49 @@ impl Commands {
     }
 }
 
+/// In the reference's words. Levels of single modules end, too.
+fn reset_level(arguments: &[String]) -> String {
+    let new = match arguments {
+        [] => logging::configured_levels(),
+        [name] => match Levels::named(name) {
+            Some(new) => Some(new),
+            None => return format!("ERROR: invalid level '{name}'"),
+        },
+        _ => return "invalid arguments".to_owned(),
+    };
+    let changed = new.ok_or_else(|| anyhow::anyhow!("no log was begun")).and_then(logging::set_levels);
+    match changed {
+        Ok(()) => format!("OK, current level is {}", logging::levels()),
+        Err(error) => format!("ERROR: {error:#}"),
+    }
+}
+
+async fn flush_log() -> String {
+    match tokio::task::spawn_blocking(|| logging::flush(FLUSH_WITHIN)).await {
+        Ok(Ok(())) => "OK".to_owned(),
+        Ok(Err(error)) => format!("ERROR: {error:#}"),
+        Err(error) => format!("ERROR: {error}"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn what_it_tells() {
+    #[tokio::test]
+    async fn what_it_tells() {
         let commands = Commands::new("meta", "h:1", Instant::now());
         let told: serde_json::Value =
-            serde_json::from_str(&commands.answer("server-info", &[]).unwrap()).unwrap();
+            serde_json::from_str(&commands.answer("server-info", &[]).await.unwrap()).unwrap();
         assert_eq!((&told["role"], &told["address"]), (&json!("meta"), &json!("h:1")));
         assert_eq!(told["version"], version::VERSION);
         assert!(told["uptime_seconds"].is_u64() && told["start_time"].is_string(), "{told}");
-        assert_eq!(commands.answer("server.stop", &["now".into()]).unwrap(), "invalid arguments");
-        assert_eq!(commands.answer("other", &[]), None);
-        for command in ["server-info - ", "server.stop - "] {
+        assert_eq!(commands.answer("server.stop", &["now".into()]).await.unwrap(), "invalid arguments");
+        assert_eq!(commands.answer("other", &[]).await, None);
+        let level = commands.answer("reset-log-start-level", &["LOUD".into()]).await.unwrap();
+        assert_eq!(level, "ERROR: invalid level 'LOUD'");
+        assert_eq!(commands.answer("flush-log", &[]).await.unwrap(), "OK");
+        for command in ["server-info - ", "server.stop - ", "reset-log-start-level [", "flush-log - "] {
             assert!(HELP.lines().any(|line| line.starts_with(command)), "{command}");
         }
     }

@@ -6,12 +6,12 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, OnceLock, PoisonError};
-use std::time::SystemTime;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use tracing::level_filters::LevelFilter;
-use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
+use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::filter::FilterExt;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::format::{Format, JsonFields};
@@ -103,6 +103,12 @@ impl Levels {
         Ok(Self { text, targets })
     }
 
+    /// By the name that Apache Pegasus gives a level: `WARNING`, or `LOG_LEVEL_WARNING`.
+    pub fn named(name: &str) -> Option<Self> {
+        let name = name.strip_prefix("LOG_LEVEL_").unwrap_or(name);
+        NAMES.iter().find(|(known, _)| *known == name).map(|(_, level)| Self::of(*level))
+    }
+
     fn of(level: LevelFilter) -> Self {
         Self { text: level.to_string(), targets: targets(level) }
     }
@@ -111,13 +117,37 @@ impl Levels {
 /// More are a mistake.
 const LEVELS_BYTES_MAX: usize = 4096;
 
+/// Levels of Apache Pegasus.
+const NAMES: [(&str, LevelFilter); 5] = [
+    ("DEBUG", LevelFilter::DEBUG),
+    ("INFO", LevelFilter::INFO),
+    ("WARNING", LevelFilter::WARN),
+    ("ERROR", LevelFilter::ERROR),
+    ("FATAL", LevelFilter::ERROR),
+];
+
+/// What is logged, and what the configuration says of it.
+struct Chosen {
+    now: Levels,
+    configured: Levels,
+    handle: reload::Handle<Targets, Registry>,
+}
+
 /// Of this process: there is one log.
-static LEVELS: OnceLock<Mutex<(Levels, reload::Handle<Targets, Registry>)>> = OnceLock::new();
+static LEVELS: OnceLock<Mutex<Chosen>> = OnceLock::new();
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// What is logged now; empty before [`init`].
 pub fn levels() -> String {
-    let Some(levels) = LEVELS.get() else { return String::new() };
-    levels.lock().unwrap_or_else(PoisonError::into_inner).0.text.clone()
+    LEVELS.get().map(|levels| lock(levels).now.text.clone()).unwrap_or_default()
+}
+
+/// As at the start; None before [`init`].
+pub fn configured_levels() -> Option<Levels> {
+    LEVELS.get().map(|levels| lock(levels).configured.clone())
 }
 
 /// Changes what is logged, until the process ends.
@@ -125,15 +155,63 @@ pub fn levels() -> String {
 /// # Errors
 /// When logging was never begun.
 pub fn set_levels(new: Levels) -> anyhow::Result<()> {
-    let mut now = LEVELS.get().context("no log was begun")?.lock().unwrap_or_else(PoisonError::into_inner);
-    now.1.reload(new.targets.clone()).context("change the log levels")?;
-    tracing::warn!(levels = new.text, before = now.0.text, "log levels changed");
-    now.0 = new;
+    let mut levels = lock(LEVELS.get().context("no log was begun")?);
+    levels.handle.reload(new.targets.clone()).context("change the log levels")?;
+    tracing::warn!(levels = new.text, before = levels.now.text, "log levels changed");
+    levels.now = new;
     Ok(())
+}
+
+/// The way to the log thread, and how often it has written out all that waited.
+static FLUSHED: OnceLock<(NonBlocking, Arc<Flushes>)> = OnceLock::new();
+
+#[derive(Debug, Default)]
+struct Flushes {
+    count: Mutex<u64>,
+    changed: Condvar,
+}
+
+/// Waits until everything that was logged before is in the file, if there is one. It blocks.
+///
+/// # Errors
+/// When that takes longer than `within`, as with a disk that hangs.
+pub fn flush(within: Duration) -> anyhow::Result<()> {
+    let Some((writer, flushes)) = FLUSHED.get() else { return Ok(()) };
+    // Twice: the log thread may be at the end of a batch that lacks the last lines.
+    for _ in 0..2 {
+        let count = lock(&flushes.count);
+        let seen = *count;
+        writer.clone().write_all(b"").context("the log's queue")?;
+        let waited = flushes.changed.wait_timeout_while(count, within, |now| *now == seen);
+        let (count, waited) = waited.unwrap_or_else(PoisonError::into_inner);
+        drop(count);
+        anyhow::ensure!(!waited.timed_out(), "the log is not written out within {} s", within.as_secs());
+    }
+    Ok(())
+}
+
+/// A log file whose flushes are counted: there is one after each batch of lines.
+struct Counted {
+    file: RollingFile,
+    flushes: Arc<Flushes>,
+}
+
+impl Write for Counted {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.file.write(line)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()?;
+        *lock(&self.flushes.count) += 1;
+        self.flushes.changed.notify_all();
+        Ok(())
+    }
 }
 
 /// Once per process. Panics of any thread are logged as errors from then on.
 pub fn init(options: &LogOptions) -> anyhow::Result<Logging> {
+    let flushes = Arc::new(Flushes::default());
     let (writer, guard) = match &options.directory {
         Some(directory) => {
             let file =
@@ -143,7 +221,7 @@ pub fn init(options: &LogOptions) -> anyhow::Result<Logging> {
                 .buffered_lines_limit(QUEUED_LINES_MAX)
                 .lossy(true)
                 .thread_name("log-writer")
-                .finish(file);
+                .finish(Counted { file, flushes: flushes.clone() });
             (Some(writer), Some(guard))
         }
         None => (None, None),
@@ -152,6 +230,7 @@ pub fn init(options: &LogOptions) -> anyhow::Result<Logging> {
     let repeats = Repeats::default();
     let filter = filter.and(repeats.clone());
     let json = options.json;
+    let flushed = writer.clone().map(|writer| (writer, flushes));
     let to_file = writer.map(|writer| {
         let layer = fmt::layer().with_ansi(false).with_writer(writer);
         if json {
@@ -174,7 +253,11 @@ pub fn init(options: &LogOptions) -> anyhow::Result<Logging> {
         .with(to_stderr)
         .try_init()
         .context("start logging")?;
-    LEVELS.get_or_init(|| Mutex::new((Levels::of(options.level), handle)));
+    let configured = Levels::of(options.level);
+    LEVELS.get_or_init(|| Mutex::new(Chosen { now: configured.clone(), configured, handle }));
+    if let Some(flushed) = flushed {
+        FLUSHED.get_or_init(|| flushed);
+    }
     log_panics();
     Ok(Logging { _guard: guard })
 }
@@ -326,6 +409,13 @@ mod tests {
         tracing::debug!("shown later");
         tracing::info!(target: "other", "hidden");
         tracing::error!(target: "tarpc::client", "quiet");
+        let read = || fs::read_to_string(dir.path().join("log/meta.log")).unwrap();
+        for n in 0..100 {
+            tracing::error!("line {n} of those that are flushed");
+            flush(Duration::from_secs(20)).unwrap();
+            assert!(read().contains(&format!("line {n} of")), "{n}");
+        }
+        assert_eq!(configured_levels().unwrap().text, "info");
         drop(logging);
         let text = fs::read_to_string(dir.path().join("log/meta.log")).unwrap();
         assert!(
@@ -348,5 +438,9 @@ mod tests {
             assert!(Levels::parse(bad).unwrap_err().contains("expected a level"), "{bad}");
         }
         assert!(Levels::parse(&"a=info,".repeat(1000)).is_err());
+        for (name, text) in [("WARNING", "warn"), ("LOG_LEVEL_DEBUG", "debug"), ("FATAL", "error")] {
+            assert_eq!(Levels::named(name).unwrap().text, text);
+        }
+        assert_eq!(Levels::named("LOUD"), None);
     }
 }

@@ -79,22 +79,23 @@ impl ClientPort {
         {
             return answer;
         }
-        match self.0.leader() {
-            Some(leader) => commands::execute(&leader, &command.cmd, &command.arguments)
-                .unwrap_or_else(|| self.common_command(command)),
-            None if command.cmd.starts_with("meta.") => {
-                "ERR: this meta-server does not lead; cluster_info names the leader".to_owned()
-            }
-            None => self.common_command(command),
+        let answer = match self.0.leader() {
+            Some(leader) => commands::execute(&leader, &command.cmd, &command.arguments),
+            None => (command.cmd.starts_with("meta."))
+                .then(|| "ERR: this meta-server does not lead; cluster_info names the leader".to_owned()),
+        };
+        match answer {
+            Some(answer) => answer,
+            None => self.common_command(command).await,
         }
     }
 
     /// Commands of every meta-server; an unknown one is answered with the list.
-    fn common_command(&self, command: &RemoteCommand) -> String {
+    async fn common_command(&self, command: &RemoteCommand) -> String {
         let help = || format!("help - this list\n{}\n{}", pegasus_telemetry::commands::HELP, commands::HELP);
         match command.cmd.as_str() {
             "help" => help(),
-            other => (self.1.answer(other, &command.arguments))
+            other => (self.1.answer(other, &command.arguments).await)
                 .unwrap_or_else(|| format!("unknown command '{other}'\n{}", help())),
         }
     }

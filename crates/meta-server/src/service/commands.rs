@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 
 use pegasus_placement::balance::{Kind, Move};
+use pegasus_placement::cure::Options;
 use pegasus_types::{AppId, Gpid, Node};
 use serde_json::{Value, json};
 
@@ -18,9 +19,9 @@ meta.moves - the moves that are under way
 meta.work - partitions that something is done about or awaited for, and what, as JSON
 meta.move move_pri|copy_pri|copy_sec <app_id.index> <from> <to> - order one move
 meta.drain <node> [on|off] - empty a node that goes on working; off = no more
-meta.live_percentage [0..100] - below this share of alive nodes nothing is proposed
-meta.lb.assign_delay_ms [milliseconds] - how long a member that left is awaited
-meta.lb.add_secondary_max_count_for_one_node [count] - learners of one node at a time
+meta.live_percentage [0..100|DEFAULT] - below this share of alive nodes nothing is proposed
+meta.lb.assign_delay_ms [milliseconds|DEFAULT] - how long a member that left is awaited; DEFAULT = as configured
+meta.lb.add_secondary_max_count_for_one_node [count|DEFAULT] - learners of one node at a time
 meta.lb.assign_secondary_black_list [node,...|clear] - nodes that get no copies
 meta.lb.only_move_primary [true|false] - balance roles only (also meta.lb.only_primary_balancer)
 meta.lb.ignored_app_list [get|set id,...|clear] - tables that are not balanced
@@ -165,21 +166,19 @@ async fn drain(leader: &Leader, arguments: &[&str]) -> Outcome {
     done()
 }
 
-fn number<T>(
-    leader: &Leader,
-    arguments: &[&str],
-    most: T,
-    field: impl FnOnce(&mut pegasus_placement::cure::Options) -> &mut T,
-) -> Outcome
+fn number<T>(leader: &Leader, arguments: &[&str], most: T, field: fn(&mut Options) -> &mut T) -> Outcome
 where
-    T: std::str::FromStr + std::fmt::Display + PartialOrd,
+    T: std::str::FromStr + std::fmt::Display + PartialOrd + Copy,
 {
     let mut state = leader.state.borrow_mut();
     let value = field(state.cure.options_mut());
     match arguments {
         [] => Ok(value.to_string()),
         [text] => {
-            let new: T = text.parse().map_err(|_| format!("{text:?} is not a number"))?;
+            let new: T = match *text {
+                "DEFAULT" => *field(&mut leader.configured.clone()),
+                text => text.parse().map_err(|_| format!("{text:?} is not a number"))?,
+            };
             if new > most {
                 return Err(format!("{text} is more than {most}"));
             }

@@ -175,15 +175,19 @@ fn a_draining_node_loses_its_roles_at_once_and_gets_nothing() {
 #[test]
 fn numbers_that_operators_set() {
     local(async {
-        let world = World::start(1, "").await;
+        let world = World::start(1, "add_secondary_max_count_for_one_node = 7").await;
         for (line, want) in [
             ("meta.lb.assign_delay_ms", "600000"),
             ("meta.lb.assign_delay_ms 10", "OK"),
             ("meta.lb.assign_delay_ms", "10"),
+            ("meta.lb.assign_delay_ms DEFAULT", "OK"),
+            ("meta.lb.assign_delay_ms", "600000"),
             ("meta.lb.assign_delay_ms x", "ERR: \"x\" is not a number"),
             ("meta.live_percentage 101", "ERR: 101 is more than 100"),
             ("meta.live_percentage 30", "OK"),
             ("meta.lb.add_secondary_max_count_for_one_node 0", "OK"),
+            ("meta.lb.add_secondary_max_count_for_one_node DEFAULT", "OK"),
+            ("meta.lb.add_secondary_max_count_for_one_node", "7"),
             ("meta.lb.assign_secondary_black_list a:1,b:2", "OK"),
             ("meta.lb.assign_secondary_black_list", "a:1,b:2"),
             ("meta.lb.assign_secondary_black_list clear", "OK"),

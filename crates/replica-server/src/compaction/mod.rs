@@ -19,7 +19,7 @@ use pegasus_storage::{EngineError, PartitionEngine, Stop};
 use pegasus_telemetry::time::Calendar;
 use pegasus_types::meta::ReplicaStatus;
 use pegasus_types::{AppId, AppInfo, Gpid};
-use rules::{History, Rules, Verdict};
+use rules::{History, Rules, Verdict, has_room};
 use saved::Saved;
 use serde_json::json;
 
@@ -97,7 +97,15 @@ pub struct Compactions {
     /// In the order in which they became due.
     queue: Vec<Gpid>,
     /// Those that have a thread; also one that is ending while its replica is gone already.
-    running: BTreeMap<Gpid, Stop>,
+    running: BTreeMap<Gpid, Running>,
+}
+
+#[derive(Debug)]
+struct Running {
+    stop: Stop,
+    disk: usize,
+    /// Of the replica when it began: the disk has to take as much again.
+    bytes: u64,
 }
 
 impl Compactions {
@@ -112,19 +120,19 @@ impl Compactions {
     /// The replica leaves, or goes on with other files.
     pub fn stop(&mut self, gpid: Gpid) {
         self.queue.retain(|queued| *queued != gpid);
-        if let Some(stop) = self.running.get(&gpid) {
-            stop.stop();
+        if let Some(running) = self.running.get(&gpid) {
+            running.stop.stop();
         }
     }
 
     pub fn stop_all(&mut self) {
         self.queue.clear();
-        self.running.values().for_each(Stop::stop);
+        self.running.values().for_each(|running| running.stop.stop());
     }
 }
 
-/// Looks at all replicas: who is due is queued, and begun as far as threads and limits allow. To be called when
-/// settings change, and every second.
+/// Looks at all replicas: who is due is queued, and begun as far as threads and limits allow. Every second, which is soon
+/// enough after a change of settings.
 pub fn look(state: &mut NodeState, shell: &Rc<Shell>) {
     let now_ms = clock::wall_us() / 1000;
     let mut due = BTreeSet::new();
@@ -135,22 +143,21 @@ pub fn look(state: &mut NodeState, shell: &Rc<Shell>) {
         if is_member && verdict == Verdict::Compact && !state.switching.contains(gpid) {
             due.insert(*gpid);
         } else if (!is_member || verdict == Verdict::Disabled)
-            && let Some(stop) = state.compactions.running.get(gpid)
+            && let Some(running) = state.compactions.running.get(gpid)
         {
-            stop.stop();
+            running.stop.stop();
         }
     }
     let Compactions { queue, running } = &mut state.compactions;
     queue.retain(|gpid| due.contains(gpid));
-    let new: Vec<_> =
-        due.into_iter().filter(|gpid| !queue.contains(gpid) && !running.contains_key(gpid)).collect();
-    queue.extend(&new);
-    for replica in state.replicas.values_mut() {
-        let compaction = &mut replica.compaction;
-        if new.contains(&replica.gpid) {
-            compaction.queued_ms = now_ms;
-        } else if !queue.contains(&replica.gpid) {
-            compaction.queued_ms = 0;
+    let waiting: BTreeSet<Gpid> = queue.iter().copied().collect();
+    due.retain(|gpid| !waiting.contains(gpid) && !running.contains_key(gpid));
+    queue.extend(&due);
+    for (gpid, replica) in &mut state.replicas {
+        if due.contains(gpid) {
+            replica.compaction.queued_ms = now_ms;
+        } else if !waiting.contains(gpid) {
+            replica.compaction.queued_ms = 0;
         }
     }
     begin(state, shell);
@@ -160,17 +167,27 @@ fn begin(state: &mut NodeState, shell: &Rc<Shell>) {
     for gpid in std::mem::take(&mut state.compactions.queue) {
         let Compactions { queue, running } = &mut state.compactions;
         let Some(replica) = state.replicas.get_mut(&gpid) else { continue };
-        if running.len() >= THREADS || !replica.compaction.rules.may_begin(running.len()) {
+        let disk = &state.disks[replica.disk];
+        let is_measured = disk.capacity_bytes > 0;
+        if !is_measured || running.len() >= THREADS || !replica.compaction.rules.may_begin(running.len()) {
             queue.push(gpid);
             continue;
         }
-        let stop = Stop::default();
-        running.insert(gpid, stop.clone());
+        let bytes = replica.engine.sizes().disk_bytes;
+        let beside = running.values().filter(|other| other.disk == replica.disk).map(|other| other.bytes);
+        let needs = bytes + beside.sum::<u64>();
         replica.compaction.queued_ms = 0;
+        if !has_room(needs, disk.available_bytes, disk.capacity_bytes, shell.settings.least_free_percent) {
+            tracing::warn!(%gpid, disk = disk.tag, needs, "too little free space for a manual compaction");
+            replica.compaction.failed_s = clock::wall_us() / 1_000_000;
+            continue;
+        }
+        let stop = Stop::default();
+        running.insert(gpid, Running { stop: stop.clone(), disk: replica.disk, bytes });
         replica.compaction.started_ms = clock::wall_us() / 1000;
         let (copy_id, once_s) = (replica.copy_id, replica.compaction.rules.once_s());
         let engine = replica.engine.clone();
-        tracing::info!(%gpid, disk_bytes = engine.sizes().disk_bytes, "manual compaction begins");
+        tracing::info!(%gpid, disk_bytes = bytes, "manual compaction begins");
         let shell = shell.clone();
         tokio::task::spawn_local(async move {
             let work = move || compact(&*engine, &stop);
@@ -346,6 +363,19 @@ mod tests {
         );
         (compaction.started_ms, compaction.queued_ms) = (0, 1);
         assert_eq!(compaction.state(), State::Queuing);
+    }
+
+    #[test]
+    fn who_leaves_is_neither_queued_nor_run_on() {
+        let [one, two] = [Gpid::new(1, 0), Gpid::new(1, 1)];
+        let stop = Stop::default();
+        let running = Running { stop: stop.clone(), disk: 0, bytes: 0 };
+        let mut compactions = Compactions { queue: vec![one, two], running: [(one, running)].into() };
+        compactions.stop(two);
+        assert_eq!((compactions.queue.clone(), stop.is_set()), (vec![one], false));
+        compactions.stop(one);
+        // The thread is taken until it has noticed.
+        assert_eq!((compactions.queued(), compactions.running(), stop.is_set()), (0, 1, true));
     }
 
     #[test]

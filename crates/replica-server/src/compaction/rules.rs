@@ -88,6 +88,11 @@ impl Rules {
     }
 }
 
+/// Whether a disk can take so much more, and then still be far enough from being full for clients' writes.
+pub fn has_room(needs: u64, available: u64, capacity: u64, least_percent: u64) -> bool {
+    available >= needs.saturating_add(capacity / 100 * least_percent)
+}
+
 /// Of `H:MM`, 24 hours.
 fn second_of_day(text: &str) -> Option<u64> {
     let (hour, minute) = text.trim().split_once(':')?;
@@ -160,6 +165,19 @@ mod tests {
             );
         }
         assert_eq!(rules(&[ONCE]).decide(finished(TODAY - 1), TODAY + 1, 0), Compact, "no pause");
+    }
+
+    #[test]
+    fn clients_keep_their_room() {
+        for (needs, available, capacity, room) in [
+            (10, 20, 100, true),
+            (11, 20, 100, false),
+            (0, 10, 100, true),
+            (0, 9, 100, false),
+            (u64::MAX, 20, 100, false),
+        ] {
+            assert_eq!(has_room(needs, available, capacity, 10), room, "{needs} of {available}");
+        }
     }
 
     #[test]

@@ -19,7 +19,6 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::clock;
-use crate::compaction;
 use crate::effects::note_app;
 use crate::node::Shell;
 use crate::replica_files;
@@ -319,7 +318,6 @@ fn adopt(shell: &Rc<Shell>, configs: Vec<(AppInfo, PartitionConfig)>) {
             }
             state.events.push_back(Event::MetaConfig { config });
         }
-        compaction::look(state, shell);
     });
     for (app, config) in new {
         replica_files::create(shell, app, config);

@@ -57,7 +57,7 @@ impl ClientService for ClientApi {
                 None => reply.error(ErrorCode::HandlerNotFound),
             },
             Request::RemoteCommand(command) => {
-                reply.text(remote_command::run(shell, &command.cmd, &command.arguments));
+                remote_command::answer(shell, command, reply);
             }
             // Answered by the wire server itself.
             Request::Negotiation(_) => reply.error(ErrorCode::HandlerNotFound),

@@ -3,7 +3,12 @@
 use std::fmt::Write as _;
 use std::rc::Rc;
 
+use pegasus_pacifica::Event;
+use pegasus_rpc::wire::meta::RemoteCommand;
+use pegasus_rpc::wire::server::ReplyTo;
 use pegasus_telemetry::commands::{self, Commands};
+use pegasus_types::Gpid;
+use pegasus_types::meta::{Proposal, ReplicaStatus};
 
 use crate::compaction;
 use crate::learn_io::rate::Rate;
@@ -37,17 +42,24 @@ const COMMANDS: &[Command] = &[
         help: "nfs.max_send_rate_megabytes_per_disk [n] - what others copy from this node, MiB/s; 0 = no limit",
         run: |shell, arguments| rate(shell, SEND_RATE, arguments, |state| &mut state.teach_rate),
     },
+    Command {
+        name: "replica.kill_partition",
+        help: "replica.kill_partition [app_id [partition_index]] - before a restart: primaries are handed over and \
+               memtables written; the replicas stay open",
+        run: kill_partition,
+    },
     Command { name: "disk.list", help: "disk.list - data directories, free space, logs", run: disk_list },
 ];
 
-pub fn run(shell: &Rc<Shell>, name: &str, arguments: &[String]) -> String {
-    match COMMANDS.iter().find(|command| command.name == name) {
-        Some(command) => (command.run)(shell, arguments),
-        None => {
-            let common = Commands::new("replica", shell.me.as_str(), shell.started);
-            common.answer(name, arguments).unwrap_or_else(|| unknown(name))
-        }
+pub fn answer(shell: &Rc<Shell>, command: RemoteCommand, reply: ReplyTo) {
+    let RemoteCommand { cmd, arguments } = command;
+    if let Some(own) = COMMANDS.iter().find(|command| command.name == cmd) {
+        return reply.text((own.run)(shell, &arguments));
     }
+    let common = Commands::new("replica", shell.me.as_str(), shell.started);
+    tokio::task::spawn_local(async move {
+        reply.text(common.answer(&cmd, &arguments).await.unwrap_or_else(|| unknown(&cmd)));
+    });
 }
 
 fn unknown(name: &str) -> String {
@@ -117,6 +129,50 @@ fn rate(shell: &Rc<Shell>, name: &str, arguments: &[String], of: fn(&mut NodeSta
         }
         format!("{name} = {}", rate.megabytes_per_second())
     })
+}
+
+/// Apache Pegasus closes the replicas, so that a restart finds primaries elsewhere and little to replay. Here that much is
+/// done without closing any: a copy that leaves its group would have to be made anew.
+fn kill_partition(shell: &Rc<Shell>, arguments: &[String]) -> String {
+    let numbers: Result<Vec<i32>, _> = arguments.iter().map(|text| text.parse()).collect();
+    let (app, index) = match numbers.as_deref() {
+        Ok([]) => (None, None),
+        Ok([app]) => (Some(*app), None),
+        Ok([app, index]) => (Some(*app), Some(*index)),
+        _ => return "ERR_INVALID_PARAMETERS".to_owned(),
+    };
+    let is_meant = |gpid: &Gpid| {
+        app.is_none_or(|app| app == gpid.app_id) && index.is_none_or(|index| index == gpid.index)
+    };
+    let mut orders = Vec::new();
+    let mut count = 0_usize;
+    shell.with(|state| {
+        for (gpid, replica) in state.replicas.iter().filter(|(gpid, _)| is_meant(gpid)) {
+            count += 1;
+            let (gpid, engine) = (*gpid, replica.engine.clone());
+            let written = move || {
+                if let Err(error) = engine.flush(true) {
+                    tracing::warn!(%gpid, %error, "flush by a remote command");
+                }
+            };
+            drop(shell.lanes.run(gpid, written));
+            if state.core.status(gpid) != Some(ReplicaStatus::Primary) {
+                continue;
+            }
+            let Some(config) = state.core.config(gpid) else { continue };
+            let others = &config.secondaries;
+            if let Some(to) = others.get(gpid.index as usize % others.len().max(1)) {
+                let (ballot, proposal) = (config.ballot, Proposal::HandOver { to: to.clone() });
+                orders.push(Event::Propose { gpid, ballot, proposal });
+            }
+        }
+    });
+    if count == 0 && index.is_some() {
+        return "ERR_OBJECT_NOT_FOUND".to_owned();
+    }
+    tracing::warn!(count, hand_over = orders.len(), "a remote command prepares replicas for a restart");
+    shell.post_all(orders);
+    "ERR_OK".to_owned()
 }
 
 fn disk_list(shell: &Rc<Shell>, _: &[String]) -> String {
