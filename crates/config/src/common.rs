@@ -146,6 +146,13 @@ crate::section! {
     }
 }
 
+crate::section! {
+    pub struct Writing = "replication" {
+        /// Members without which writes are refused; 0 or less = majority (one when two replicas are wanted).
+        mutation_2pc_min_replica_count: i32 = 2, in -1..=15;
+    }
+}
+
 /// Names of clusters and their meta-servers.
 pub const CLUSTERS: SectionInfo = SectionInfo {
     name: "pegasus.clusters",
@@ -167,6 +174,7 @@ pub const SECTIONS: &[&SectionInfo] = &[
     Cluster::INFO,
     Lease::INFO,
     Liveness::INFO,
+    Writing::INFO,
     &CLUSTERS,
 ];
 

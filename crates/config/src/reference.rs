@@ -117,6 +117,6 @@ const MARKDOWN_HEAD: &str = "\
 Written by `pegasus_server --print-config-reference` from the declarations in the code; a test keeps this page current.
 One file, `config.ini`, serves all roles; the one of the package (`config/config.ini` in the repository) tells its form at its
 head. The environment (`PEGASUS__SECTION__KEY=value`, dots as underscores) wins over the file, `--set section.key=value` wins
-over both. Sizes take K, M, G, T; times take ms, s, m, h where the unit is not in
-the key's name. Keys and sections of Apache Pegasus that have no meaning here are accepted, and named once in the log.
+over both. Sizes take K, M, G, T; times take ms, s, m, h, d, and a bare number
+has the unit of the key's name. Keys and sections of Apache Pegasus that have no meaning here are accepted, and named once in the log.
 ";

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context;
-use pegasus_config::common::{Cluster, Core, Liveness, MetaApp, MetaList, Network};
+use pegasus_config::common::{Cluster, Core, Liveness, MetaApp, MetaList, Network, Writing};
 use pegasus_config::{Effective, Loaded, Ms, Seconds, Section, SectionInfo};
 use pegasus_placement::balance::moves::Pace;
 use pegasus_placement::cure;
@@ -113,13 +113,6 @@ pegasus_config::section! {
     }
 }
 
-pegasus_config::section! {
-    pub struct Writing = "replication" {
-        /// Members without which writes are refused; 0 or less = majority (one when two replicas are wanted).
-        mutation_2pc_min_replica_count: i32 = 2, in -1..=15;
-    }
-}
-
 /// Everything that [`crate::start`] needs.
 #[derive(Clone, Debug, Default)]
 pub struct Config {
@@ -138,8 +131,7 @@ pub struct Config {
     pub effective: Effective,
 }
 
-/// The sections declared here, for the list of all roles' sections. `[replication]
-/// mutation_2pc_min_replica_count` is declared by the replica-server too, alike.
+/// The sections declared here, for the list of all roles' sections.
 pub const SECTIONS: &[&SectionInfo] = &[MetaServer::INFO, DefaultTable::INFO, ZooKeeper::INFO];
 
 impl Config {
@@ -279,7 +271,6 @@ mod tests {
     fn read(text: &str) -> Result<Config, String> {
         let mut sections = pegasus_config::common::SECTIONS.to_vec();
         sections.extend(SECTIONS);
-        sections.push(Writing::INFO);
         let mut loaded = Sources::text("config.ini", text).load(&sections);
         let config = Config::load(&mut loaded);
         config.check(&mut loaded);

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use pegasus_config::black_list;
-use pegasus_config::common::{Cluster, Core, Durability, Lease, Liveness, MetaList, Network, ReplicaApp};
+use pegasus_config::common::{
+    Cluster, Core, Durability, Lease, Liveness, MetaList, Network, ReplicaApp, Writing,
+};
 use pegasus_config::{ByteSize, Loaded, Ms, Seconds, Section, SectionInfo, TaggedPath};
 use pegasus_mutation_log::LogOptions;
 use pegasus_storage::ops::ReadLimits;
@@ -42,8 +44,6 @@ pegasus_config::section! {
         durability: Durability = Durability::Sync;
         /// Largest client write in bytes; 0 = no limit but the frame's.
         max_allowed_write_size: ByteSize = ByteSize(1 << 20);
-        /// Members without which writes are refused; 0 or less = majority (one when two replicas are wanted).
-        mutation_2pc_min_replica_count: i32 = 2, in -1..=15;
         /// Mutations of a partition that may be prepared and not committed.
         staleness_for_commit: u32 = 128, in 1..=10_000;
         /// Mutations of a partition kept in memory for members that lag; at least staleness_for_commit.
@@ -52,7 +52,8 @@ pegasus_config::section! {
         config_sync_interval_ms: Ms = Ms::new(30_000), in Ms::new(100)..=Ms::new(3_600_000);
         /// Size of a segment of the mutation log, in MiB.
         log_private_file_size_mb: u32 = 64, in 1..=1024;
-        /// When the mutation log of a disk is larger than this (MiB), idle partitions are flushed to free it.
+        /// From half of this size (MiB) on idle partitions are flushed to free the mutation log of a disk; above it
+        /// copies to learners that still need it begin anew.
         log_size_mb_max: u32 = 4096, in 64..=1_048_576;
         /// So much of the mutation log of a disk (MiB) is kept for members that come back, although it is not needed
         /// any more; at most a quarter of log_size_mb_max. Each record costs some 50 bytes of memory.
@@ -117,6 +118,7 @@ pub struct Config {
     pub cluster: Cluster,
     pub lease: Lease,
     pub liveness: Liveness,
+    pub writing: Writing,
     pub replication: Replication,
     pub storage: Storage,
     pub server: PegasusServer,
@@ -141,6 +143,7 @@ impl Config {
             cluster: loaded.section(),
             lease: loaded.section(),
             liveness: loaded.section(),
+            writing: loaded.section(),
             replication: loaded.section(),
             storage: loaded.section(),
             server: loaded.section(),
@@ -208,7 +211,7 @@ impl Config {
             window: replication.staleness_for_commit as usize,
             recent: replication.max_mutation_count_in_prepare_list as usize,
             // 0 tells the core to take the majority.
-            min_members: usize::try_from(replication.mutation_2pc_min_replica_count).unwrap_or(0),
+            min_members: usize::try_from(self.writing.mutation_2pc_min_replica_count).unwrap_or(0),
             ..Default::default()
         }
     }

@@ -75,7 +75,6 @@ pub fn config_at(host: &str, port: u16, extra: &str) -> Config {
     );
     let mut sections = pegasus_config::common::SECTIONS.to_vec();
     sections.extend(pegasus_meta_server::SECTIONS);
-    sections.push(<pegasus_meta_server::config::Writing as pegasus_config::Section>::INFO);
     let mut loaded = Sources::text("config.ini", &text).load(&sections);
     let config = Config::load(&mut loaded);
     config.check(&mut loaded);
