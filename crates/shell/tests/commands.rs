@@ -200,7 +200,7 @@ async fn mistakes_are_explained() {
         ("ls -s WELL", "no status"),
         ("set_meta_level fast", "\"fast\" is not a level: stopped, blind, freezed, steady or lively"),
         ("balance -p move_pri -f a:1 -t b:1", "-g <app_id.index> is missing"),
-        ("balance -g 1 -p move_pri -f a:1 -t b:1", "-g: \"1\" is not a partition such as 1.0"),
+        ("balance -g 1 -p move_pri -f a:1 -t b:1", "-g: \"1\" is not a partition: expected"),
         ("balance -g 1.0 -p swap -f a:1 -t b:1", "-p takes move_pri, copy_pri or copy_sec"),
         ("balance -g 1.0 -p move_pri -f a:1", "-t <node> is missing"),
         ("ddd_diagnose -g 1.0", "-g and -f go together"),

@@ -226,9 +226,7 @@ fn array<'a>(value: &'a Value, key: &str) -> &'a [Value] {
 fn gpid_flag(args: &Args, letter: char) -> std::result::Result<Option<Gpid>, Usage> {
     let Some(word) = args.flag(letter) else { return Ok(None) };
     let word = text(word.to_vec(), "partition")?;
-    let parts = word.split_once('.');
-    let gpid = parts.and_then(|(app_id, index)| Some(Gpid::new(app_id.parse().ok()?, index.parse().ok()?)));
-    gpid.map(Some).ok_or_else(|| Usage(format!("-{letter}: {word:?} is not a partition such as 1.0")))
+    word.parse().map(Some).map_err(|error| Usage(format!("-{letter}: {error}")))
 }
 
 fn node_flag(args: &Args, letter: char) -> std::result::Result<Option<Node>, Usage> {
