@@ -176,6 +176,8 @@ pub async fn start_on(config: Config, stores: Stores, shutdown: Shutdown) -> any
 
     let router = {
         let base = pegasus_telemetry::http::Base::new("meta", registry, role.health.clone(), &effective);
+        let (base, changes) = base.changeable(service::commands::CHANGEABLE);
+        tasks.spawn_local_until(service::commands::take_changes(role.clone(), changes));
         pegasus_telemetry::http::router(http::describe(base)).merge(http::router(role.standing()))
     };
     let commands = Commands::new("meta", me.as_str(), std::time::Instant::now());

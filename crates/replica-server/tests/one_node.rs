@@ -130,18 +130,34 @@ fn operations_and_refusals() {
         assert_eq!((bad.error, bad.decree), (4, -1));
 
         // Remote command and HTTP on the same port.
-        let command = RemoteCommand { cmd: "replica.list".into(), arguments: vec![] };
-        let head = Default::default();
-        let Response::Text(text) =
-            connection.call(head, &Request::RemoteCommand(command), WITHIN).await.unwrap()
-        else {
-            panic!()
-        };
+        let text = command(&client, &node, "replica.list").await;
         assert!(text.contains("2.0 Primary") && text.contains("2.1 Primary"), "{text}");
         let http = http_get(&node, "/metrics").await;
         assert!(http.contains("op=\"incr\"") && http.contains("table=\"temp\""), "{http}");
         assert!(http_get(&node, "/readyz").await.starts_with("HTTP/1.1 200"));
         assert!(http_get(&node, "/replica/list").await.contains("\"gpid\":\"2.0\""));
+        for (path, status, body) in [
+            ("/replica/data_version?app_id=2", 200, r#"{"0":{"data_version":"1"},"1":{"data_version":"1"}}"#),
+            ("/replica/data_version?app_id=3", 404, "app_id=3 not found"),
+            ("/replica/data_version?app_id=x", 400, "invalid app_id=x"),
+            ("/replica/data_version?app_id=-1", 400, "invalid app_id=-1"),
+            ("/replica/data_version", 400, "app_id should not be empty"),
+            ("/updateConfig?max_send_rate_megabytes_per_disk=5", 200, r#"{"update_status":"ERR_OK"}"#),
+            (
+                "/updateConfig?max_copy_rate_megabytes_per_disk=x",
+                200,
+                r#"{"update_status":"ERR_INVALID_PARAMETERS: \"x\": expected a number of MiB/s"}"#,
+            ),
+            ("/updateConfig?max_copy_rate_megabytes_per_disk=6", 200, r#"{"update_status":"ERR_OK"}"#),
+        ] {
+            let answer = http_get(&node, path).await;
+            let (head, told) = answer.split_once("\r\n\r\n").unwrap();
+            assert!(head.starts_with(&format!("HTTP/1.1 {status} ")) && told == body, "{path}: {answer}");
+        }
+        for (name, rate) in [("send", 5), ("copy", 6)] {
+            let name = format!("nfs.max_{name}_rate_megabytes_per_disk");
+            assert_eq!(command(&client, &node, &name).await, format!("{name} = {rate}"));
+        }
     });
 }
 

@@ -1,7 +1,7 @@
 //! The HTTP paths that every role has (shell-and-http.md 4.2), and serving one connection of them.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use axum::Router;
@@ -15,6 +15,7 @@ use prometheus::Registry;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::{mpsc, oneshot};
 
 use crate::entities::{self, Entities, Origin};
 use crate::time::Calendar;
@@ -35,10 +36,25 @@ pub struct Base {
     origin: Origin,
     registry: Registry,
     health: Health,
-    settings: Map<String, Value>,
+    settings: Mutex<Map<String, Value>>,
+    changes: Option<(&'static [&'static str], mpsc::Sender<Change>)>,
     help: Vec<(&'static str, &'static str)>,
     started: SystemTime,
 }
+
+/// What `/updateConfig` asks of a role.
+#[derive(Debug)]
+pub struct Change {
+    pub key: &'static str,
+    pub value: String,
+    /// An error begins with the name of its code.
+    pub answer: oneshot::Sender<Result<(), String>>,
+}
+
+/// Changes that may wait for the role.
+const MAX_CHANGES: usize = 16;
+/// Every role changes it by itself.
+const LOG_LEVEL: &str = "logging_start_level";
 
 impl Base {
     /// `settings`: an object by setting name, such as `pegasus_config::Effective`.
@@ -48,7 +64,67 @@ impl Base {
             Ok(Value::Object(map)) => map,
             Ok(_) | Err(_) => Map::new(),
         };
-        Self { origin, registry, health, settings, help: Vec::new(), started: SystemTime::now() }
+        let base = Self {
+            origin,
+            registry,
+            health,
+            settings: Mutex::new(settings),
+            changes: None,
+            help: Vec::new(),
+            started: SystemTime::now(),
+        };
+        base.edit(LOG_LEVEL, |setting| setting["tags"] = json!(MUTABLE));
+        base
+    }
+
+    /// Settings of the role that it changes while it runs, when it is asked to through the receiver.
+    #[must_use]
+    pub fn changeable(mut self, keys: &'static [&'static str]) -> (Self, mpsc::Receiver<Change>) {
+        let (sender, changes) = mpsc::channel(MAX_CHANGES);
+        keys.iter().for_each(|key| self.edit(key, |setting| setting["tags"] = json!(MUTABLE)));
+        self.changes = Some((keys, sender));
+        (self, changes)
+    }
+
+    fn settings(&self) -> MutexGuard<'_, Map<String, Value>> {
+        self.settings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn edit(&self, key: &str, edit: impl FnOnce(&mut Value)) {
+        if let Some(setting) = self.settings().get_mut(key).filter(|setting| setting.is_object()) {
+            edit(setting);
+        }
+    }
+
+    /// Changes a setting until the process ends.
+    async fn change(&self, key: &str, value: &str) -> Result<(), String> {
+        let ending = |_| "ERR_SERVICE_NOT_ACTIVE: the process ends".to_owned();
+        let own = self
+            .changes
+            .as_ref()
+            .and_then(|(keys, changes)| Some((*keys.iter().find(|known| **known == key)?, changes)));
+        if key == LOG_LEVEL {
+            let new = logging::Levels::named(value).ok_or_else(|| {
+                format!("ERR_INVALID_PARAMETERS: {value:?}: expected LOG_LEVEL_DEBUG, INFO, WARNING, ERROR or FATAL")
+            })?;
+            logging::set_levels(new).map_err(|error| format!("ERR_INVALID_STATE: {error:#}"))?;
+        } else if let Some((key, changes)) = own {
+            let (answer, answered) = oneshot::channel();
+            let change = Change { key, value: value.to_owned(), answer };
+            changes.send(change).await.map_err(|_| ending(()))?;
+            answered.await.map_err(|_| ending(()))??;
+        } else if self.settings().contains_key(key) {
+            return Err(format!(
+                "ERR_INVALID_PARAMETERS: {key} is read at the start only: change the configuration, and start again"
+            ));
+        } else {
+            return Err(format!("ERR_OBJECT_NOT_FOUND: {key} is not a setting"));
+        }
+        self.edit(key, |setting| {
+            setting["value"] = json!(value);
+            setting["origin"] = json!("/updateConfig");
+        });
+        Ok(())
     }
 
     /// Lists a path of the role itself under `/`.
@@ -59,6 +135,9 @@ impl Base {
     }
 }
 
+/// As Apache Pegasus marks what can be changed.
+const MUTABLE: &str = "flag_tag::FT_MUTABLE";
+
 /// The base paths. A role merges its own: `router(base).merge(own)`.
 pub fn router(base: Base) -> Router {
     let state = Arc::new(base);
@@ -68,6 +147,7 @@ pub fn router(base: Base) -> Router {
         .route("/recentStartTime", get(start_time).post(start_time))
         .route("/config", get(config).post(config))
         .route("/configs", get(configs).post(configs))
+        .route("/updateConfig", get(update_config).post(update_config))
         .route("/metrics", get(metrics))
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
@@ -83,6 +163,10 @@ const BASE_HELP: &[(&str, &str)] = &[
     ("/recentStartTime", "start of this process, UTC"),
     ("/config", "name=<setting>. One setting with its value and where it comes from"),
     ("/configs", "all settings"),
+    (
+        "/updateConfig",
+        "<setting>=<value>. Changes a setting whose tags say FT_MUTABLE until the process ends",
+    ),
     (
         "/metrics",
         "Prometheus text for who accepts text/plain, and of a collector; else JSON \
@@ -117,14 +201,27 @@ async fn config(State(base): State<Arc<Base>>, Query(query): Query<HashMap<Strin
     let Some(name) = query.get("name").filter(|_| query.len() == 1) else {
         return (StatusCode::BAD_REQUEST, "name should be specified, and nothing else").into_response();
     };
-    match base.settings.get(name) {
-        Some(setting) => json_text(StatusCode::OK, setting),
+    let setting = base.settings().get(name).cloned();
+    match setting {
+        Some(setting) => json_text(StatusCode::OK, &setting),
         None => (StatusCode::OK, format!("ERR_OBJECT_NOT_FOUND: {name} is not a setting")).into_response(),
     }
 }
 
 async fn configs(State(base): State<Arc<Base>>) -> Response {
-    json_text(StatusCode::OK, &Value::Object(base.settings.clone()))
+    let settings = base.settings().clone();
+    json_text(StatusCode::OK, &Value::Object(settings))
+}
+
+/// Always 200, as there: the outcome is in the answer.
+async fn update_config(State(base): State<Arc<Base>>, request: Request) -> Response {
+    let asked = Query::<Vec<(String, String)>>::try_from_uri(request.uri());
+    let done = match asked.map(|Query(pairs)| pairs).as_deref() {
+        Ok([(key, value)]) => base.change(key, value).await,
+        _ => Err("ERR_INVALID_PARAMETERS: exactly one setting=value is expected".to_owned()),
+    };
+    let status = done.err().unwrap_or_else(|| "ERR_OK".to_owned());
+    json_text(StatusCode::OK, &json!({"update_status": status}))
 }
 
 async fn metrics(State(base): State<Arc<Base>>, request: Request) -> Response {
@@ -297,6 +394,46 @@ mod tests {
         }
         health.ready("start");
         assert!(ask(base(&health), "GET /readyz HTTP/1.1").await.starts_with("HTTP/1.1 200"));
+    }
+
+    #[tokio::test]
+    async fn settings_change_that_can() {
+        let registry = registry::new("c", "meta", "127.0.0.1:1").unwrap();
+        let setting = |value: &str| json!({"value": value, "tags": "", "origin": "config.ini:1"});
+        let settings = json!({"speed": setting("1"), "server_list": setting("a:1")});
+        let (base, mut changes) =
+            Base::new("meta", registry, Health::default(), &settings).changeable(&["speed"]);
+        let router = router(base);
+        let role = tokio::spawn(async move {
+            while let Some(Change { key, value, answer }) = changes.recv().await {
+                assert_eq!(key, "speed");
+                let done = value.parse::<u8>().map(drop);
+                answer.send(done.map_err(|_| "ERR_INVALID_PARAMETERS: not a number".to_owned())).unwrap();
+            }
+        });
+        for (path, part) in [
+            ("/updateConfig?speed=x", "{\"update_status\":\"ERR_INVALID_PARAMETERS: not a number\"}"),
+            ("/config?name=speed", "\"value\":\"1\""),
+            ("/updateConfig?speed=7", "{\"update_status\":\"ERR_OK\"}"),
+            (
+                "/config?name=speed",
+                "{\"origin\":\"/updateConfig\",\"tags\":\"flag_tag::FT_MUTABLE\",\"value\":\"7\"}",
+            ),
+            (
+                "/updateConfig?server_list=b:1",
+                "ERR_INVALID_PARAMETERS: server_list is read at the start only",
+            ),
+            ("/config?name=server_list", "\"tags\":\"\",\"value\":\"a:1\""),
+            ("/updateConfig?sped=7", "ERR_OBJECT_NOT_FOUND: sped is not a setting"),
+            ("/updateConfig?speed=7&speed=8", "ERR_INVALID_PARAMETERS: exactly one"),
+            ("/updateConfig", "ERR_INVALID_PARAMETERS: exactly one"),
+            ("/updateConfig?logging_start_level=LOUD", "ERR_INVALID_PARAMETERS: \\\"LOUD\\\": expected"),
+        ] {
+            let answer = ask(router.clone(), &format!("GET {path} HTTP/1.1")).await;
+            assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.contains(part), "{path}: {answer}");
+        }
+        drop(router);
+        role.await.unwrap();
     }
 
     #[tokio::test]

@@ -3,14 +3,18 @@
 //! Pegasus's does.
 
 use std::collections::BTreeSet;
+use std::rc::Rc;
 
 use pegasus_placement::balance::{Kind, Move};
 use pegasus_placement::cure::Options;
+use pegasus_telemetry::http::Change;
 use pegasus_types::{AppId, Gpid, Node};
 use serde_json::{Value, json};
+use tokio::sync::mpsc;
 
 use super::orders;
 use crate::leader::Leader;
+use crate::role::Role;
 
 pub const HELP: &str = "\
 meta.nodes - nodes with address, state and what they hold, as JSON
@@ -61,6 +65,36 @@ pub fn execute(leader: &Leader, name: &str, arguments: &[String]) -> Option<Stri
         _ => return None,
     };
     Some(result.unwrap_or_else(|why| format!("ERR: {why}")))
+}
+
+/// Settings that can be changed while it leads, and the commands that do it.
+const CHANGED_BY: [(&str, &str); 3] = [
+    ("node_live_percentage_threshold_for_update", "meta.live_percentage"),
+    ("replica_assign_delay_ms_for_dropouts", "meta.lb.assign_delay_ms"),
+    ("add_secondary_max_count_for_one_node", "meta.lb.add_secondary_max_count_for_one_node"),
+];
+pub const CHANGEABLE: &[&str] = &[CHANGED_BY[0].0, CHANGED_BY[1].0, CHANGED_BY[2].0];
+
+/// What `/updateConfig` asks for, until shutdown.
+pub async fn take_changes(role: Rc<Role>, mut changes: mpsc::Receiver<Change>) {
+    while let Some(Change { key, value, answer }) = changes.recv().await {
+        // Who has gone needs no answer.
+        drop(answer.send(change(&role, key, &value)));
+    }
+}
+
+fn change(role: &Role, key: &str, value: &str) -> Result<(), String> {
+    let leader = role.leader().ok_or("ERR_FORWARD_TO_OTHERS: this meta-server does not lead")?;
+    let invalid = |why: &str| format!("ERR_INVALID_PARAMETERS: {why}");
+    if !value.starts_with(|first: char| first.is_ascii_digit()) {
+        return Err(invalid(&format!("{value:?} is not a number")));
+    }
+    let command = CHANGED_BY.iter().find(|(name, _)| *name == key).map_or("", |(_, command)| command);
+    match execute(&leader, command, &[value.to_owned()]).as_deref() {
+        Some("OK") => Ok(()),
+        Some(why) => Err(invalid(why.trim_start_matches("ERR: "))),
+        None => Err(invalid(key)),
+    }
 }
 
 type Outcome = Result<String, String>;

@@ -52,3 +52,30 @@ fn what_the_leader_waits_for_is_shown() {
         assert!(shown.contains("\"note\":\"") && !shown.contains("\"note\":\"\""), "{shown}");
     });
 }
+
+#[test]
+fn settings_of_the_leader_change_while_it_leads() {
+    local(async {
+        let world = World::start(1, "").await;
+        for (path, part) in [
+            ("/config?name=replica_assign_delay_ms_for_dropouts", "flag_tag::FT_MUTABLE"),
+            ("/updateConfig?replica_assign_delay_ms_for_dropouts=77", "{\"update_status\":\"ERR_OK\"}"),
+            ("/config?name=replica_assign_delay_ms_for_dropouts", "\"value\":\"77\""),
+            (
+                "/updateConfig?node_live_percentage_threshold_for_update=101",
+                "{\"update_status\":\"ERR_INVALID_PARAMETERS: 101 is more than 100\"}",
+            ),
+            ("/updateConfig?add_secondary_max_count_for_one_node=", "ERR_INVALID_PARAMETERS"),
+            ("/updateConfig?add_secondary_max_count_for_one_node=3", "ERR_OK"),
+            (
+                "/updateConfig?cluster_root=/x",
+                "ERR_INVALID_PARAMETERS: cluster_root is read at the start only",
+            ),
+        ] {
+            let answer = http_get(world.meta.as_str(), path).await;
+            assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains(part), "{path}: {answer}");
+        }
+        assert_eq!(world.command("meta.lb.assign_delay_ms").await, "77");
+        assert_eq!(world.command("meta.lb.add_secondary_max_count_for_one_node").await, "3");
+    });
+}

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::Request;
+use axum::extract::{Query, Request};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -20,7 +20,7 @@ use serde_json::json;
 use tokio::sync::{mpsc, oneshot};
 
 use super::entities::{Times, of_node};
-use super::peer_api;
+use super::{peer_api, remote_command};
 use crate::compaction;
 use crate::node::Shell;
 
@@ -34,6 +34,8 @@ enum Question {
     Entities(entities::Query, oneshot::Sender<entities::Entities>),
     Replicas(oneshot::Sender<serde_json::Value>),
     Compactions(AppId, oneshot::Sender<serde_json::Value>),
+    /// Which partitions of a table are here.
+    Partitions(AppId, oneshot::Sender<Vec<i32>>),
 }
 
 type Asker = mpsc::Sender<Question>;
@@ -55,12 +57,16 @@ pub fn routes(shell: &Rc<Shell>, registry: Registry, health: Health, shown: &ser
                 Question::Compactions(app, answer) => {
                     drop(answer.send(compaction::status(&answering, app)));
                 }
+                Question::Partitions(app, answer) => drop(answer.send(partitions_of(&answering, app))),
             }
         }
     });
     let base = Base::new("replica", registry.clone(), health, shown)
         .describe("/replica/list", "replicas of this node")
-        .describe("/replica/manual_compaction?app_id=", "manual compactions of a table's replicas here");
+        .describe("/replica/data_version", "app_id=<id>. Layout of the values in a table's replicas here")
+        .describe("/replica/manual_compaction", "app_id=<id>. Manual compactions of a table's replicas here");
+    let (base, changes) = base.changeable(remote_command::CHANGEABLE);
+    shell.shutdown.spawn_local_until(remote_command::take_changes(shell.clone(), changes));
     let numbers = Arc::new((asker.clone(), registry));
     Router::new()
         .route("/metrics", get(move |request: Request| metrics(numbers.clone(), request)))
@@ -68,7 +74,14 @@ pub fn routes(shell: &Rc<Shell>, registry: Registry, health: Health, shown: &ser
             let asker = asker.clone();
             get(move |request: Request| compactions(asker.clone(), request))
         })
-        .route("/replica/list", get(move || replicas(asker.clone())))
+        .route("/replica/list", {
+            let asker = asker.clone();
+            get(move || replicas(asker.clone()))
+        })
+        .route("/replica/data_version", {
+            let versions = move |query| data_version(asker.clone(), query);
+            get(versions.clone()).post(versions)
+        })
         .fallback_service(router(base))
 }
 
@@ -114,6 +127,35 @@ async fn compactions(asker: Asker, request: Request) -> Response {
         Some(value) => json_text(StatusCode::OK, &value),
         None => StatusCode::SERVICE_UNAVAILABLE.into_response(),
     }
+}
+
+/// `{"<index>":{"data_version":"1"}}`, and errors in the reference's words (shell-and-http.md 4.4).
+async fn data_version(asker: Asker, Query(query): Query<HashMap<String, String>>) -> Response {
+    /// Of the two layouts of values that Apache Pegasus knows (`pegasus_storage::schema`).
+    const LAYOUT: &str = "1";
+    let wrong = |text: String| (StatusCode::BAD_REQUEST, text).into_response();
+    let Some(text) = query.get("app_id").filter(|text| !text.is_empty()) else {
+        return wrong("app_id should not be empty".to_owned());
+    };
+    let Some(app) = text.parse::<AppId>().ok().filter(|app| *app >= 0) else {
+        return wrong(format!("invalid app_id={text}"));
+    };
+    match ask(&asker, |answer| Question::Partitions(app, answer)).await {
+        None => StatusCode::SERVICE_UNAVAILABLE.into_response(),
+        Some(here) if here.is_empty() => {
+            (StatusCode::NOT_FOUND, format!("app_id={app} not found")).into_response()
+        }
+        Some(here) => {
+            let version = |index: i32| (index.to_string(), json!({"data_version": LAYOUT}));
+            json_text(StatusCode::OK, &here.into_iter().map(version).collect())
+        }
+    }
+}
+
+fn partitions_of(shell: &Rc<Shell>, app: AppId) -> Vec<i32> {
+    shell.with(|state| {
+        state.replicas.keys().filter(|gpid| gpid.app_id == app).map(|gpid| gpid.index).collect()
+    })
 }
 
 fn replicas_json(shell: &Rc<Shell>) -> serde_json::Value {

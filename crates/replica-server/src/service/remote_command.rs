@@ -7,8 +7,10 @@ use pegasus_pacifica::Event;
 use pegasus_rpc::wire::meta::RemoteCommand;
 use pegasus_rpc::wire::server::ReplyTo;
 use pegasus_telemetry::commands::{self, Commands};
+use pegasus_telemetry::http::Change;
 use pegasus_types::Gpid;
 use pegasus_types::meta::{Proposal, ReplicaStatus};
+use tokio::sync::mpsc;
 
 use crate::compaction;
 use crate::learn_io::rate::Rate;
@@ -114,12 +116,33 @@ fn learning(shell: &Rc<Shell>, _: &[String]) -> String {
     })
 }
 
+/// Settings that `/updateConfig` can change.
+pub const CHANGEABLE: &[&str] = &["max_copy_rate_megabytes_per_disk", "max_send_rate_megabytes_per_disk"];
+
+pub async fn take_changes(shell: Rc<Shell>, mut changes: mpsc::Receiver<Change>) {
+    while let Some(Change { key, value, answer }) = changes.recv().await {
+        let changed = megabytes(&value).map(|wanted| {
+            tracing::info!(key, wanted, "changed by /updateConfig");
+            shell.with(|state| match key == CHANGEABLE[0] {
+                true => state.learn_rate.set(wanted),
+                false => state.teach_rate.set(wanted),
+            });
+        });
+        // Who has gone needs no answer.
+        drop(answer.send(changed.map_err(|why| format!("ERR_INVALID_PARAMETERS: {value:?}: {why}"))));
+    }
+}
+
+fn megabytes(text: &str) -> Result<u32, &'static str> {
+    text.parse().map_err(|_| "expected a number of MiB/s")
+}
+
 /// Shows a limit, or changes it until the next start.
 fn rate(shell: &Rc<Shell>, name: &str, arguments: &[String], of: fn(&mut NodeState) -> &mut Rate) -> String {
-    let wanted = match arguments.first().map(|text| text.parse::<u32>()) {
+    let wanted = match arguments.first().map(|text| megabytes(text)) {
         None => None,
         Some(Ok(wanted)) => Some(wanted),
-        Some(Err(_)) => return format!("ERR: {name} {}: expected a number of MiB/s", arguments[0]),
+        Some(Err(why)) => return format!("ERR: {name} {}: {why}", arguments[0]),
     };
     shell.with(|state| {
         let rate = of(state);
