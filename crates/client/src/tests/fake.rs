@@ -11,7 +11,7 @@ use bytes::Bytes;
 use pegasus_rpc::listener::{self, Handlers};
 use pegasus_rpc::wire::meta::{
     AppInfoMessage, ClusterInfoResponse, CreateAppResponse, ListAppsResponse, ListNodesResponse, NodeInfo,
-    PartitionConfiguration, QueryConfigResponse,
+    PartitionConfiguration, QueryConfigResponse, UpdateAppEnvResponse,
 };
 use pegasus_rpc::wire::server::WireServer;
 use pegasus_rpc::wire::{
@@ -54,6 +54,8 @@ pub struct World {
     pub hanging_metas: usize,
     /// Requests that were left hanging.
     pub hung: u32,
+    /// Changes of settings, as they were asked for: table, keys, values, prefix.
+    pub envs: Vec<String>,
     /// What the leader answers to the remote command `meta.work`.
     pub work: String,
     /// What the leader tells over HTTP of the partitions of the table: fully healthy, unhealthy, for writes, for reads.
@@ -122,6 +124,11 @@ impl World {
     /// As kill -9 of a replica-server.
     pub fn kill(&self, replica: usize) {
         self.stops[self.metas.len() + replica].cancel();
+    }
+
+    /// As kill -9 of a meta-server.
+    pub fn kill_meta(&self, meta: usize) {
+        self.stops[meta].cancel();
     }
 }
 
@@ -232,6 +239,14 @@ impl World {
                             "fake".into(),
                         ],
                     }),
+                    AdminRequest::UpdateAppEnv(update) => {
+                        let list = |words: Option<Vec<String>>| words.unwrap_or_default().join(",");
+                        let (keys, values) = (list(update.keys), list(update.values));
+                        let prefix = update.clear_prefix.unwrap_or_default();
+                        self.envs.push(format!("{} {keys} {values} {prefix}", update.app_name));
+                        let hint_message = String::new();
+                        AdminResponse::UpdateAppEnv(UpdateAppEnvResponse { err, hint_message })
+                    }
                     AdminRequest::CreateApp(create) if create.app_name == "t" => {
                         let err = ErrorName(ErrorCode::AppExist);
                         AdminResponse::CreateApp(CreateAppResponse { err, appid: 0 })

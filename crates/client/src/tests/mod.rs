@@ -257,6 +257,22 @@ async fn a_meta_that_hangs_is_asked_last() {
 }
 
 #[tokio::test]
+async fn a_leader_that_has_died_is_left_at_once() {
+    let fake = Fake::start(3, 1);
+    let cluster = Cluster::connect(&fake.metas).await.unwrap();
+    for leader in [1, 2] {
+        fake.with(move |world| {
+            world.kill_meta(leader - 1);
+            world.leader = Some(leader);
+        });
+        let begun = Instant::now();
+        cluster.table("t").await.unwrap();
+        assert_eq!(cluster.create_table("new", &CreateTable::default()).await, Ok(3));
+        assert!(begun.elapsed() < Duration::from_millis(500), "{:?}", begun.elapsed());
+    }
+}
+
+#[tokio::test]
 async fn without_a_meta_connecting_ends_in_time_and_says_why() {
     let unused = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let options = Options { timeout: Duration::from_millis(200), ..Options::default() };
