@@ -5,6 +5,7 @@
     reason = "a test: also its helpers may panic, and tell what they measured"
 )]
 
+mod compaction;
 mod copy_clear;
 mod failover;
 mod first_session;
