@@ -68,6 +68,11 @@ impl Args {
         word
     }
 
+    /// Words that nobody has taken.
+    pub fn left(&self) -> usize {
+        self.words.len().saturating_sub(self.next)
+    }
+
     pub fn text(&mut self, name: &str) -> Result<String> {
         text(self.word(name)?, name)
     }

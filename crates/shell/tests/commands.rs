@@ -185,6 +185,35 @@ async fn health_is_what_the_leading_meta_server_says() {
 }
 
 #[tokio::test]
+async fn settings_are_those_of_the_table_in_use_or_of_one_that_is_named() {
+    let mut shell = Shell::start();
+    assert!(shell.fails("set_app_envs k v").await.contains("<value> is missing"));
+    assert!(shell.fails("del_app_envs k").await.contains("<key> is missing"));
+    assert!(shell.fails("get_app_envs").await.contains("<table> is missing"));
+    for line in ["set_app_envs u k v", "del_app_envs u k l", "clear_app_envs u -a"] {
+        shell.says(line).await;
+    }
+    shell.says("use t").await;
+    for line in [
+        "set_app_envs k v",
+        "set_app_envs k v l w",
+        "set_app_envs u k v",
+        "del_app_envs k",
+        "del_app_envs u k",
+        "clear_app_envs -p x",
+        "clear_app_envs u -a",
+    ] {
+        shell.says(line).await;
+    }
+    assert!(shell.says("get_app_envs").await.contains("[app_envs]"));
+    assert!(shell.fails("get_app_envs u").await.contains("\"u\""));
+    let asked = shell.fake.with(|world| world.envs.clone());
+    let want =
+        ["u k v ", "u k,l  ", "u   ", "t k v ", "t k,l v,w ", "u k v ", "t k  ", "t u,k  ", "t   x", "u   "];
+    assert_eq!(asked, want);
+}
+
+#[tokio::test]
 async fn mistakes_are_explained() {
     let mut shell = Shell::start();
     for (line, want) in [

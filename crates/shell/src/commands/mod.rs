@@ -120,13 +120,13 @@ commands! {
         => (session, args, out) tables::drop_table(session, args, out);
     "recall" [""] "<app_id> [new_name]": "bring a dropped table back"
         => (session, args, out) tables::recall(session, args, out);
-    "get_app_envs" [""] "<table>": "environment variables of a table"
+    "get_app_envs" [""] "[table]": "environment variables of a table, or of that in use"
         => (session, args, out) tables::get_app_envs(session, args, out);
-    "set_app_envs" [""] "<table> <key> <value> [<key> <value> ...]": "set environment variables of a table"
+    "set_app_envs" [""] "[table] <key> <value> [<key> <value> ...]": "set environment variables of a table, or with an even number of words of that in use"
         => (session, args, out) tables::set_app_envs(session, args, out);
-    "del_app_envs" [""] "<table> <key> [<key> ...]": "delete environment variables of a table"
+    "del_app_envs" [""] "[table] <key> [<key> ...]": "delete environment variables of a table. With a table in use every word is a key of it, also the first"
         => (session, args, out) tables::del_app_envs(session, args, out);
-    "clear_app_envs" ["ap:"] "<table> -a | -p prefix": "delete all environment variables of a table, or those that begin with prefix and a dot"
+    "clear_app_envs" ["ap:"] "[table] -a | -p prefix": "delete all environment variables of a table, or of that in use, or those that begin with prefix and a dot"
         => (session, args, out) tables::clear_app_envs(session, args, out);
     "wait_healthy" [""] "<table> [seconds=60]": "wait until every partition has all its replicas"
         => (session, args, out) tables::wait_healthy(session, args, out);
@@ -232,9 +232,9 @@ impl Failure {
                         Some("`app <table>` shows it; without -f an equal table is accepted")
                     }
                     Some(ErrorCode::AppNotExist) => Some("`ls -a` lists the tables, dropped ones too"),
-                    Some(ErrorCode::InvalidParameters) => Some(
-                        "partitions must be a power of two and at least 2, replicas not more than servers",
-                    ),
+                    Some(ErrorCode::InvalidParameters) => {
+                        Some("partitions must be a power of two and at least 2")
+                    }
                     Some(ErrorCode::InvalidData) => {
                         Some("the request may be larger than the server accepts (1 MiB)")
                     }

@@ -297,8 +297,17 @@ pub async fn recall(session: &Session, mut args: Args, out: &mut Output<'_>) -> 
     Ok(Answer::Yes)
 }
 
+/// The table whose settings are meant: the first word, or if that is `left_out` the one in use.
+fn table_of(session: &Session, args: &mut Args, left_out: bool) -> std::result::Result<String, Usage> {
+    match session.table_in_use().filter(|_| left_out) {
+        Some(name) => Ok(name.to_owned()),
+        None => args.text("table"),
+    }
+}
+
 pub async fn set_app_envs(session: &Session, mut args: Args, out: &mut Output<'_>) -> Result {
-    let name = args.text("table")?;
+    let is_pairs = args.left().is_multiple_of(2);
+    let name = table_of(session, &mut args, is_pairs)?;
     let mut envs = BTreeMap::new();
     while let Some(key) = args.optional() {
         envs.insert(text(key, "key")?, args.text("value")?);
@@ -311,7 +320,8 @@ pub async fn set_app_envs(session: &Session, mut args: Args, out: &mut Output<'_
 }
 
 pub async fn get_app_envs(session: &Session, mut args: Args, out: &mut Output<'_>) -> Result {
-    let name = args.text("table")?;
+    let is_alone = args.left() == 0;
+    let name = table_of(session, &mut args, is_alone)?;
     args.end()?;
     let tables = session.cluster.tables(Some(AppStatus::Available)).await?;
     let table = tables.iter().find(|table| table.name == name).ok_or_else(|| Error::NoTable(name.clone()))?;
@@ -321,7 +331,8 @@ pub async fn get_app_envs(session: &Session, mut args: Args, out: &mut Output<'_
 }
 
 pub async fn del_app_envs(session: &Session, mut args: Args, out: &mut Output<'_>) -> Result {
-    let name = args.text("table")?;
+    // A key or a table: nothing tells one from the other, so it is as in Apache Pegasus.
+    let name = table_of(session, &mut args, true)?;
     let keys: Vec<String> =
         args.rest().into_iter().map(|key| text(key, "key")).collect::<std::result::Result<_, _>>()?;
     if keys.is_empty() {
@@ -332,7 +343,8 @@ pub async fn del_app_envs(session: &Session, mut args: Args, out: &mut Output<'_
 }
 
 pub async fn clear_app_envs(session: &Session, mut args: Args, out: &mut Output<'_>) -> Result {
-    let name = args.text("table")?;
+    let is_alone = args.left() == 0;
+    let name = table_of(session, &mut args, is_alone)?;
     args.end()?;
     let prefix = match (args.has('a'), args.flag('p')) {
         (true, None) => String::new(),
