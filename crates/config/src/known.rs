@@ -39,8 +39,18 @@ const FOREIGN: &[&str] = &[
 
 /// A misspelled name differs from the right one by at most this many edits, or by a third of its length.
 const TYPO_EDITS_MAX: usize = 3;
-/// Names listed in the summary of ignored things.
-const SUMMARY_NAMES_MAX: usize = 12;
+/// Names in one line of what is ignored: more are counted. Pegasus's own file has fewer.
+const IGNORED_NAMES_MAX: usize = 200;
+
+/// Settings that protect something there, and what is not so here although they are true.
+const UNENFORCED: &[(&str, &str, &str)] = &[
+    ("meta_server", "enable_white_list", "every replica-server that reaches a meta-server may join"),
+    ("security", "enable_auth", "nobody has to say who he is"),
+    ("security", "mandatory_auth", "nobody has to say who he is"),
+    ("security", "enable_acl", "everybody may read and change every table"),
+    ("security", "enable_ranger_acl", "everybody may read and change every table"),
+    ("pegasus.server", "encrypt_data_at_rest", "files are not encrypted"),
+];
 
 /// Everything that some crate declares.
 pub(crate) struct Known {
@@ -174,7 +184,7 @@ fn is_foreign(section: &str) -> bool {
         .any(|name| if name.ends_with(['.', '_']) { section.starts_with(name) } else { section == *name })
 }
 
-/// Unknown names and unreplaced variables become mistakes; what is foreign or obsolete, one warning.
+/// Unknown names and unreplaced variables become mistakes; what is foreign or obsolete, a warning for each section.
 pub(crate) fn check(known: &Known, doc: &Document, allow_unknown: bool, loaded: &mut Loaded) {
     let mut unknown = Vec::new();
     let mut ignored_sections: BTreeMap<String, usize> = BTreeMap::new();
@@ -219,9 +229,23 @@ pub(crate) fn check(known: &Known, doc: &Document, allow_unknown: bool, loaded: 
         }
     }
     unreplaced(known, doc, loaded);
-    if let Some(text) = summary(&ignored_sections, &ignored_keys) {
+    unenforced(known, doc, loaded);
+    for text in ignored(&ignored_sections, &ignored_keys) {
         let place = loaded.file_place(0);
         loaded.warning_at(place, text);
+    }
+}
+
+/// Who has set them relies on them.
+fn unenforced(known: &Known, doc: &Document, loaded: &mut Loaded) {
+    for (section, key, so) in UNENFORCED.iter().filter(|(section, key, _)| !known.declares(section, key)) {
+        let is_set = |e: &&ini::Entry| {
+            e.section == *section && e.key == *key && e.value.trim().eq_ignore_ascii_case("true")
+        };
+        if let Some(entry) = doc.entries.iter().find(is_set) {
+            let place = loaded.file_place(entry.line);
+            loaded.warning_at(place, format!("[{section}] {key} = true is NOT enforced here: {so}"));
+        }
     }
 }
 
@@ -267,27 +291,30 @@ fn unreplaced(known: &Known, doc: &Document, loaded: &mut Loaded) {
     }
 }
 
-fn summary(sections: &BTreeMap<String, usize>, keys: &BTreeMap<&str, Vec<&str>>) -> Option<String> {
-    let mut parts = Vec::new();
+/// A line for all foreign sections, and one for the keys of each other section.
+fn ignored(sections: &BTreeMap<String, usize>, keys: &BTreeMap<&str, Vec<&str>>) -> Vec<String> {
+    const IGNORED: &str = "ignored, without a meaning here:";
+    let mut lines = Vec::new();
     if !sections.is_empty() {
         let names = sections.iter().map(|(name, count)| match count {
             1 => format!("[{name}]"),
             _ => format!("[{name}] ({count})"),
         });
-        parts.push(format!("{} sections: {}", sections.values().sum::<usize>(), shortened(names)));
+        let count = sections.values().sum::<usize>();
+        lines.push(format!("{IGNORED} {count} sections: {}", shortened(names)));
     }
-    if !keys.is_empty() {
-        let names =
-            keys.iter().flat_map(|(section, keys)| keys.iter().map(move |key| format!("[{section}] {key}")));
-        parts.push(format!("{} keys: {}", keys.values().map(Vec::len).sum::<usize>(), shortened(names)));
+    // Of sections that are declared: there are a dozen.
+    for (section, keys) in keys {
+        let names = keys.iter().map(|key| (*key).to_owned());
+        lines.push(format!("{IGNORED} [{section}] {}", shortened(names)));
     }
-    (!parts.is_empty()).then(|| format!("ignored, without a meaning here: {}", parts.join("; ")))
+    lines
 }
 
 fn shortened(names: impl Iterator<Item = String>) -> String {
     let mut names: Vec<_> = names.collect();
-    let more = names.len().saturating_sub(SUMMARY_NAMES_MAX);
-    names.truncate(SUMMARY_NAMES_MAX);
+    let more = names.len().saturating_sub(IGNORED_NAMES_MAX);
+    names.truncate(IGNORED_NAMES_MAX);
     let listed = names.join(", ");
     if more == 0 { listed } else { format!("{listed} and {more} more") }
 }

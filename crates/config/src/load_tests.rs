@@ -126,7 +126,7 @@ fn unknown_keys_may_be_allowed() {
 }
 
 #[test]
-fn foreign_sections_and_obsolete_keys_are_one_warning() {
+fn foreign_sections_and_obsolete_keys_are_named_once() {
     let file = "\
 [threadpool..default]
 worker_count = 4
@@ -146,19 +146,51 @@ gc_disabled = false
     let mut loaded = Sources::text("f", file).load(&sections());
     let meta: common::MetaApp = loaded.section();
     assert!(!meta.run, "[apps..default] holds for [apps.meta]");
-    let warnings = loaded.finish().unwrap();
-    assert_eq!(warnings.len(), 1);
-    let text = warnings[0].to_string();
-    for part in [
-        "3 sections",
-        "[threadpool.*] (2)",
-        "[nfs]",
-        "4 keys",
-        "[apps.meta] pools",
-        "[replication] gc_disabled",
+    let warnings: Vec<_> = loaded.finish().unwrap().iter().map(ToString::to_string).collect();
+    let ignored = "f: ignored, without a meaning here:";
+    assert_eq!(
+        warnings,
+        [
+            format!("{ignored} 3 sections: [nfs], [threadpool.*] (2)"),
+            format!("{ignored} [apps..default] count"),
+            format!("{ignored} [apps.meta] type, pools"),
+            format!("{ignored} [replication] gc_disabled"),
+        ]
+    );
+}
+
+#[test]
+fn all_that_is_ignored_is_named_within_bounds() {
+    let mut file = String::from("[replication]\n");
+    let (_, keys) = crate::reference_keys::REFERENCE_KEYS.iter().find(|(s, _)| *s == "replication").unwrap();
+    let old: Vec<_> = keys.iter().filter(|key| key.starts_with("log_") || key.starts_with("dup_")).collect();
+    assert!(old.len() > 12);
+    old.iter().for_each(|key| file += &format!("{key} = 1\n"));
+    (0..300).for_each(|n| file += &format!("[f{n}]\n"));
+    let warnings = Sources::text("f", &file).load(&sections()).finish().unwrap();
+    let warnings: Vec<_> = warnings.iter().map(ToString::to_string).collect();
+    assert_eq!(warnings.len(), 2, "{warnings:?}");
+    assert!(
+        warnings[0].contains("300 sections: [f0], ") && warnings[0].ends_with(" and 100 more"),
+        "{warnings:?}"
+    );
+    assert!(old.iter().all(|key| warnings[1].contains(**key)), "{warnings:?}");
+}
+
+#[test]
+fn what_protects_nothing_here_is_told_by_itself() {
+    let file = "[meta_server]\nenable_white_list = true\n[security]\nenable_auth = True\nenable_acl = false\n\
+                [pegasus.server]\nencrypt_data_at_rest = true\n";
+    let warnings = Sources::text("f", file).load(&sections()).finish().unwrap();
+    let warnings: Vec<_> = warnings.iter().map(ToString::to_string).collect();
+    for (line, key) in [
+        (2, "[meta_server] enable_white_list = true is NOT enforced"),
+        (4, "[security] enable_auth = true is NOT enforced"),
+        (7, "[pegasus.server] encrypt_data_at_rest = true is NOT enforced"),
     ] {
-        assert!(text.contains(part), "{part}: {text}");
+        assert!(warnings.iter().any(|w| w.starts_with(&format!("f:{line}: {key}"))), "{key}: {warnings:?}");
     }
+    assert_eq!(warnings.iter().filter(|w| w.contains("NOT enforced")).count(), 3, "{warnings:?}");
 }
 
 #[test]
