@@ -48,6 +48,7 @@ fn every_replica_is_compacted_once_and_clients_do_not_notice() {
         })
         .await;
         assert_eq!(states(&cluster), BTreeMap::from([("idle", REPLICAS)]));
+        assert_eq!(progress(&cluster, "temp").await.0, ErrorCode::InvalidState, "none was asked for");
         let before = disk_bytes(&cluster);
 
         let writers = Writers::start(&table, 4, 300);
@@ -157,7 +158,8 @@ impl Readers {
             while !stopped.load(Ordering::Relaxed) {
                 let i = reads * 7 % ROWS;
                 let row = table.get(key(i), "").await.unwrap();
-                assert_eq!(row.as_deref(), i.is_multiple_of(ONE_OF).then(|| value(i, 1)).as_deref(), "row {i}");
+                let expected = i.is_multiple_of(ONE_OF).then(|| value(i, 1));
+                assert_eq!(row.as_deref(), expected.as_deref(), "row {i}");
                 reads += 1;
             }
             reads

@@ -119,7 +119,8 @@ async fn replicas(asker: Asker) -> Response {
 
 async fn compactions(asker: Asker, request: Request) -> Response {
     let query = request.uri().query().unwrap_or_default();
-    let Some(app) = query.strip_prefix("app_id=").and_then(|id| id.parse::<AppId>().ok()) else {
+    let id = query.split('&').find_map(|field| field.strip_prefix("app_id="));
+    let Some(app) = id.and_then(|id| id.parse::<AppId>().ok()) else {
         let why = json!({"error_message": "expected ?app_id=<number>"});
         return json_text(StatusCode::BAD_REQUEST, &why);
     };
