@@ -28,7 +28,7 @@ pub struct Disk {
     pub lost_power_unsynced: bool,
     pub capacity_bytes: u64,
     pub available_bytes: u64,
-    /// What the log leaves to others, who free space with it, before it tries again what it has refused.
+    /// What the log leaves to others, who free space with it. While no more is free it takes nothing.
     pub left_free_bytes: u64,
     /// Gathered in this turn of the loop.
     batch: Waiting,
@@ -151,6 +151,9 @@ impl Disk {
             self.again = false;
             return self.retry();
         }
+        if self.is_short() {
+            self.refused.extend(mem::take(&mut self.batch).records);
+        }
         // While records wait for space only the end of an append, or the watch over the disks, tries again.
         if self.batch.is_empty() || !self.refused.is_empty() {
             return 0;
@@ -164,7 +167,7 @@ impl Disk {
         if self.refused.is_empty() || !self.in_flight.is_empty() {
             return 0;
         }
-        if self.left_free_bytes > 0 && self.available_bytes <= self.left_free_bytes {
+        if self.is_short() {
             return 0;
         }
         let mut all = mem::take(&mut self.refused);
@@ -211,7 +214,11 @@ impl Disk {
                 if self.refused.is_empty() {
                     tracing::warn!(disk = self.tag, %error, "the log refused records, they wait");
                 }
-                self.full |= matches!(error, LogError::DiskFull);
+                if matches!(error, LogError::DiskFull) {
+                    // Until it is measured: else what somebody frees first goes to the log again.
+                    (self.full, self.available_bytes) = (true, 0);
+                    self.left_free_bytes = self.left_free_bytes.max(1);
+                }
                 self.refuse(records);
             }
             Err(error @ (LogError::CorruptMutation { gpid, .. } | LogError::TooLarge { gpid, .. })) => {
@@ -245,6 +252,11 @@ impl Disk {
         self.refused.drop_all_of(gpid);
         self.batch.drop_all_of(gpid);
         self.failed.remove(&gpid);
+    }
+
+    /// Whether what is free is for others.
+    pub fn is_short(&self) -> bool {
+        self.available_bytes < self.left_free_bytes
     }
 
     pub fn has_refused(&self) -> bool {
@@ -334,5 +346,27 @@ mod tests {
         assert!(disk.has_room());
         disk.refused.extend((10..=40).map(|decree| record(A, decree, &body)));
         assert!(!disk.has_room(), "155 MiB wait");
+    }
+
+    #[test]
+    fn what_is_left_free_is_not_for_the_log() {
+        let root = tempfile::tempdir().unwrap();
+        let (mut disk, completions) = disk(root.path());
+        let (body, mut finished) = (Bytes::from_static(b"v"), Finished::default());
+        (disk.available_bytes, disk.left_free_bytes) = (99, 100);
+        disk.push(record(A, 1, &body));
+        assert_eq!((disk.flush(), disk.retry()), (0, 0));
+        assert!(disk.has_refused());
+        // After the end of the disk nothing is known to be free, until it is measured.
+        disk.last_token = 1;
+        disk.in_flight.push_back((1, vec![record(B, 1, &body)]));
+        (disk.available_bytes, disk.left_free_bytes) = (1000, 0);
+        disk.complete(Completion { token: 1, result: Err(LogError::DiskFull) }, &mut finished);
+        assert!(disk.full && disk.is_short());
+        assert_eq!(disk.retry(), 0);
+        (disk.available_bytes, disk.left_free_bytes) = (100, 100);
+        assert_eq!(disk.retry(), 2);
+        turn(&mut disk, &completions, &mut finished);
+        assert_eq!(finished.logged.len(), 2);
     }
 }

@@ -141,7 +141,7 @@ async fn measure(shell: Rc<Shell>) {
             let disk = &mut state.disks[index];
             (disk.capacity_bytes, disk.available_bytes) = (space.total_bytes, space.available_bytes);
             disk.left_free_bytes = left_free_bytes;
-            let full = condition == DiskState::SpaceInsufficient || disk.has_refused();
+            let full = condition == DiskState::SpaceInsufficient || disk.has_refused() || disk.is_short();
             if full != disk.full {
                 tracing::warn!(disk = tag, full, available_mb = space.available_bytes >> 20, "free space");
                 disk.full = full;
