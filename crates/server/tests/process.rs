@@ -222,6 +222,8 @@ fn one_machine(dir: &Path, meta: SocketAddr, more: &[String]) -> Command {
         "apps.replica.ports=0".to_owned(),
         "apps.collector.ports=0".to_owned(),
         "meta_server.apps.temp.partition_count=2".to_owned(),
+        // The disk of a test may be rather full.
+        "replication.disk_min_available_space_ratio=0".to_owned(),
         "pegasus.collector.available_detect_interval_seconds=0.2".to_owned(),
         "pegasus.collector.app_stat_interval_seconds=0.2".to_owned(),
     ];
