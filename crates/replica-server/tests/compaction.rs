@@ -56,6 +56,15 @@ async fn field(node: &TestNode, name: &str) -> Vec<String> {
     told.collect()
 }
 
+async fn until_member(meta: &FakeMeta, node: &TestNode) {
+    let begun = Instant::now();
+    while field(node, "last_finish").await.len() < ALL as usize {
+        assert!(begun.elapsed() < Duration::from_secs(30), "it is no member again");
+        meta.add_everywhere(&node.node).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
 #[test]
 fn settings_are_obeyed_one_after_the_other() {
     run(async || {
@@ -79,15 +88,23 @@ fn settings_are_obeyed_one_after_the_other() {
         }
         let before = field(&nodes[0], "last_finish").await;
         nodes[0].restart();
-        let begun = Instant::now();
-        while field(&nodes[0], "last_finish").await.len() < ALL as usize {
-            assert!(begun.elapsed() < Duration::from_secs(30), "it is no member again");
-            meta.add_everywhere(&nodes[0].node).await;
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
+        until_member(&meta, &nodes[0]).await;
         tokio::time::sleep(Duration::from_millis(2_500)).await;
         assert_eq!(field(&nodes[0], "last_finish").await, before, "none was compacted again");
         assert_eq!(states(&nodes[0]).await, [0, 0, ALL]);
+
+        // Whoever does not know it any more does it once more.
+        nodes[0].kill();
+        for replica in std::fs::read_dir(nodes[0].dir.join("replica/reps")).unwrap() {
+            let file = replica.unwrap().path().join(".manual-compact");
+            let whole = std::fs::read(&file).unwrap();
+            std::fs::write(&file, &whole[..whole.len() / 2]).unwrap();
+        }
+        nodes[0].restart();
+        until_member(&meta, &nodes[0]).await;
+        until_finished(&nodes[0]).await;
+        let again = field(&nodes[0], "last_finish").await;
+        assert!(again.iter().zip(&before).all(|(again, before)| again > before), "{again:?} {before:?}");
     });
 }
 

@@ -5,7 +5,7 @@
 //! <dir>/.pegasus-disk                       who it is (marker.rs)
 //! <dir>/.pegasus-ballast                    space for the day when the disk is full (ballast.rs)
 //! <dir>/replica/log/                        the disk's mutation log
-//! <dir>/replica/reps/<app>.<idx>.pegasus/   a replica: .replica-meta, data/ (replicas.rs)
+//! <dir>/replica/reps/<app>.<idx>.pegasus/   a replica: .replica-meta, .manual-compact, data/ (replicas.rs)
 //! <dir>/replica/reps/<...>.<time>.gar       garbage, removed in the background
 //! <dir>/replica/reps/<...>.<time>.err       quarantine, kept for the operator
 //! ```
