@@ -222,15 +222,18 @@ async fn copy(shell: &Rc<Shell>, client: ReplicaClient, request: LearnOpen) -> R
                 let added = shell.copiers.run(add).await;
                 let (partial, before, added) = added.map_err(|panic| Failed::Local(panic.to_string()))?;
                 let rows = partial.loading.rows() - before;
-                // A copy that does not take its rows begins with an empty engine the next time.
-                added?;
+                if let Err(error) = added {
+                    // A copy that does not take its rows begins with an empty engine the next time.
+                    drop_off_loop(partial);
+                    return Err(error.into());
+                }
                 shell.with(|state| {
                     let newest = state.copying.get(&gpid);
                     if newest.is_none_or(|copying| copying.signature == signature) {
                         state.partials.insert(gpid, partial);
                     } else {
                         // Another copy has begun without it.
-                        drop(tokio::task::spawn_blocking(move || drop(partial)));
+                        drop_off_loop(partial);
                     }
                 });
                 Ok(rows)
@@ -241,7 +244,10 @@ async fn copy(shell: &Rc<Shell>, client: ReplicaClient, request: LearnOpen) -> R
     };
     let (rows, engine) = (loading.rows(), loading.engine().clone());
     let now_us = clock::wall_us();
-    off_loop(move || Ok(loading.finish(decree, now_us)?)).await?;
+    if let Err(error) = off_loop(move || Ok(loading.finish(decree, now_us)?)).await {
+        drop_off_loop(engine);
+        return Err(error);
+    }
     // A task of its own: begun, it must come to an end even when this copy is stopped.
     let switching = switch(shell.clone(), gpid, signature, copy_id, begun_ms, engine);
     let switched = tokio::task::spawn_local(switching);
@@ -332,7 +338,7 @@ async fn ease_pressure(shell: &Rc<Shell>) {
 pub fn drop_partial(state: &mut NodeState, gpid: Gpid) {
     if let Some(partial) = state.partials.remove(&gpid) {
         // Waits for flushes and compactions.
-        drop(tokio::task::spawn_blocking(move || drop(partial)));
+        drop_off_loop(partial);
     }
 }
 
@@ -343,6 +349,11 @@ pub fn expire(shell: &Rc<Shell>) {
         let gone: Vec<_> = state.partials.iter().filter(|(_, p)| old(p)).map(|(gpid, _)| *gpid).collect();
         gone.into_iter().for_each(|gpid| drop_partial(state, gpid));
     });
+}
+
+/// What owns an engine: to drop it waits for its flushes and compactions.
+fn drop_off_loop<T: Send + 'static>(owner: T) {
+    drop(tokio::task::spawn_blocking(move || drop(owner)));
 }
 
 async fn off_loop<T: Send + 'static>(
@@ -386,6 +397,7 @@ async fn switch(
     shell.with(|state| state.switching.insert(gpid));
     let result = switch_saved(&shell, gpid, signature, copy_id, begun_ms, engine.clone()).await;
     shell.with(|state| state.switching.remove(&gpid));
+    drop_off_loop(engine);
     result
 }
 
