@@ -81,9 +81,10 @@ fn reset_level(arguments: &[String]) -> String {
         },
         _ => return "invalid arguments".to_owned(),
     };
-    let changed = new.ok_or_else(|| anyhow::anyhow!("no log was begun")).and_then(logging::set_levels);
-    match changed {
-        Ok(()) => format!("OK, current level is {}", logging::levels()),
+    let Some(new) = new else { return "ERROR: no log was begun".to_owned() };
+    let name = new.name();
+    match logging::set_levels(new) {
+        Ok(()) => format!("OK, current level is {name}"),
         Err(error) => format!("ERROR: {error:#}"),
     }
 }

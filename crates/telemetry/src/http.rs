@@ -98,19 +98,21 @@ impl Base {
 
     /// Changes a setting until the process ends.
     async fn change(&self, key: &str, value: &str) -> Result<(), String> {
+        let mut value = value.to_owned();
         let ending = |_| "ERR_SERVICE_NOT_ACTIVE: the process ends".to_owned();
         let own = self
             .changes
             .as_ref()
             .and_then(|(keys, changes)| Some((*keys.iter().find(|known| **known == key)?, changes)));
         if key == LOG_LEVEL {
-            let new = logging::Levels::named(value).ok_or_else(|| {
+            let new = logging::Levels::named(&value).ok_or_else(|| {
                 format!("ERR_INVALID_PARAMETERS: {value:?}: expected LOG_LEVEL_DEBUG, INFO, WARNING, ERROR or FATAL")
             })?;
+            value = new.name();
             logging::set_levels(new).map_err(|error| format!("ERR_INVALID_STATE: {error:#}"))?;
         } else if let Some((key, changes)) = own {
             let (answer, answered) = oneshot::channel();
-            let change = Change { key, value: value.to_owned(), answer };
+            let change = Change { key, value: value.clone(), answer };
             changes.send(change).await.map_err(|_| ending(()))?;
             answered.await.map_err(|_| ending(()))??;
         } else if self.settings().contains_key(key) {

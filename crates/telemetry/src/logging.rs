@@ -109,6 +109,12 @@ impl Levels {
         NAMES.iter().find(|(known, _)| *known == name).map(|(_, level)| Self::of(*level))
     }
 
+    /// As Apache Pegasus calls it, if it is one level for all.
+    pub fn name(&self) -> String {
+        let named = NAMES.iter().find(|(_, level)| self.text == level.to_string());
+        named.map_or_else(|| self.text.clone(), |(name, _)| format!("LOG_LEVEL_{name}"))
+    }
+
     fn of(level: LevelFilter) -> Self {
         Self { text: level.to_string(), targets: targets(level) }
     }
@@ -442,5 +448,7 @@ mod tests {
             assert_eq!(Levels::named(name).unwrap().text, text);
         }
         assert_eq!(Levels::named("LOUD"), None);
+        assert_eq!(Levels::named("WARNING").unwrap().name(), "LOG_LEVEL_WARNING");
+        assert_eq!(Levels::parse("info,a=debug").unwrap().name(), "info,a=debug");
     }
 }
