@@ -41,7 +41,7 @@ pub(super) struct Outbox {
     pub blocked: Cell<bool>,
     /// The connection waits for requests of others to be finished.
     pub waiting: Cell<bool>,
-    /// What the connection counts for in [`Limits::partial_bytes`].
+    /// What the connection counts for in [`Limits::partial_bytes`](super::Limits::partial_bytes).
     pub partial: Cell<usize>,
     /// The connection is to be closed: others need the room.
     pub evicted: Cell<bool>,
@@ -176,7 +176,7 @@ impl ReplyTo {
 
     /// Ends when a long answer may be given, or when nobody waits for it any more. Whoever lets requests wait for
     /// something (a thread, a lease) waits for this too before it executes one: a client may have thousands of
-    /// them waiting and read none of the answers. It may take as long as [`Limits::stall`].
+    /// them waiting and read none of the answers. It may take as long as [`Limits::stall`](super::Limits::stall).
     pub async fn room(&self) {
         loop {
             let changed = self.outbox.room.notified();
@@ -187,13 +187,13 @@ impl ReplyTo {
         }
     }
 
-    /// Whether a long answer may be given ([`Limits::out_bytes`]).
+    /// Whether a long answer may be given ([`Limits::out_bytes`](super::Limits::out_bytes)).
     pub fn has_room(&self) -> bool {
         self.outbox.has_room()
     }
 
     /// Whether the client leaves so many answers unread that a request with a long one is better refused:
-    /// [`Limits::clogged_bytes`], or [`Limits::out_bytes`] while all clients together leave too many.
+    /// [`Limits::clogged_bytes`](super::Limits::clogged_bytes), or [`Limits::out_bytes`](super::Limits::out_bytes) while all clients together leave too many.
     pub fn is_clogged(&self) -> bool {
         let (limits, unread) = (&self.outbox.server.limits, self.outbox.out.borrow().len());
         unread >= limits.clogged_bytes
