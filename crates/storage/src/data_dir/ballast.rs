@@ -24,38 +24,39 @@ pub fn size(total_bytes: u64) -> u64 {
     (total_bytes / 100 * MOST_PERCENT).min(MOST_BYTES)
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Change {
-    Hold,
-    GiveUp,
+fn is_needed(space: Space) -> bool {
+    space.available_bytes < size(space.total_bytes) / LAST
 }
 
-fn decide(is_held: bool, space: Space) -> Option<Change> {
+/// What it takes must not have it given up again.
+fn can_be_held(space: Space) -> bool {
     let size = size(space.total_bytes);
-    match is_held {
-        true if space.available_bytes < size / LAST => Some(Change::GiveUp),
-        // What it takes must not have it given up again.
-        false if size > 0 && space.available_bytes >= 2 * size => Some(Change::Hold),
-        _ => None,
-    }
+    size > 0 && space.available_bytes >= 2 * size
 }
 
-/// Holds it or gives it up, as `space` wants it; says whether it is held now.
-pub fn keep(dir: &Path, space: Space) -> io::Result<bool> {
+/// Gives it up when `space` wants it; says whether it is held now.
+pub fn give_up_if_needed(dir: &Path, space: Space) -> io::Result<bool> {
     let path = dir.join(FILE_NAME);
     let is_held = path.try_exists()?;
-    match decide(is_held, space) {
-        None => Ok(is_held),
-        Some(Change::GiveUp) => {
-            fs::remove_file(&path)?;
-            tracing::warn!(dir = %dir.display(), bytes = size(space.total_bytes), "disk is full: its ballast is given up");
-            Ok(false)
-        }
-        Some(Change::Hold) => {
-            hold(&path, size(space.total_bytes)).inspect_err(|_| drop(fs::remove_file(&path)))?;
-            Ok(true)
-        }
+    if !is_held || !is_needed(space) {
+        return Ok(is_held);
     }
+    fs::remove_file(&path)?;
+    tracing::warn!(dir = %dir.display(), bytes = size(space.total_bytes), "disk is full: its ballast is given up");
+    Ok(false)
+}
+
+/// Gives it up, or holds it again, as `space` wants it; says whether it is held now.
+pub fn keep(dir: &Path, space: Space) -> io::Result<bool> {
+    if give_up_if_needed(dir, space)? {
+        return Ok(true);
+    }
+    if !can_be_held(space) {
+        return Ok(false);
+    }
+    let path = dir.join(FILE_NAME);
+    hold(&path, size(space.total_bytes)).inspect_err(|_| drop(fs::remove_file(&path)))?;
+    Ok(true)
 }
 
 fn hold(path: &Path, bytes: u64) -> io::Result<()> {
@@ -74,13 +75,19 @@ mod tests {
         let space = |available_bytes| Space { total_bytes: 1000 * MIB, available_bytes };
         let size = size(1000 * MIB);
         assert_eq!(size, 10 * MIB);
-        assert_eq!(decide(true, space(size)), None);
-        assert_eq!(decide(true, space(size / 8)), None);
-        assert_eq!(decide(true, space(size / 8 - 1)), Some(Change::GiveUp));
-        assert_eq!(decide(true, space(0)), Some(Change::GiveUp));
-        assert_eq!(decide(false, space(size + size / 8)), None, "what is given up is not taken back at once");
-        assert_eq!(decide(false, space(2 * size)), Some(Change::Hold));
-        assert_eq!(decide(false, Space::default()), None, "nothing is known of the disk");
+        for (available, needed, room) in [
+            (0, true, false),
+            (size / 8 - 1, true, false),
+            (size / 8, false, false),
+            // What was given up is not taken back at once.
+            (size + size / 8, false, false),
+            (2 * size, false, true),
+        ] {
+            let space = space(available);
+            assert_eq!((is_needed(space), can_be_held(space)), (needed, room), "{available}");
+        }
+        let unknown = Space::default();
+        assert!(!is_needed(unknown) && !can_be_held(unknown));
         assert_eq!(super::size(1 << 50), 64 * MIB);
     }
 

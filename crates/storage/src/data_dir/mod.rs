@@ -316,6 +316,10 @@ impl DataDir {
             disk: Mutex::new((DiskState::Normal, Space::default())),
         };
         dir.refresh();
+        // The marker will want some space.
+        if let Err(error) = ballast::give_up_if_needed(&dir.spec.path, dir.space()) {
+            tracing::warn!(disk = %dir.spec.tag, %error, "the ballast of a full disk cannot be given up");
+        }
         Ok(dir)
     }
 

@@ -153,8 +153,14 @@ fn a_full_disk_is_not_a_broken_one() {
     fs::remove_file(full.path.join("filler")).unwrap();
     let dirs = open(&specs);
     dirs.note_boot(false);
+    assert_eq!(dirs.get("full").unwrap().keep_ballast(), 0, "a file holds it");
     drop(dirs);
-    // Now each names the other.
+    full.fill_up();
+    let dirs = open(&specs);
+    dirs.note_unsynced();
+    assert_eq!(state(&dirs, "full"), DiskState::SpaceInsufficient, "the ballast was given up for it");
+    drop(dirs);
+    // Each names the other.
     fs::remove_dir_all(other.path().join("data")).unwrap();
     let dirs = open(&specs);
     assert!(!dirs.get("full").unwrap().rebooted());
