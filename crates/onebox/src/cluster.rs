@@ -168,7 +168,7 @@ impl Cluster {
                 idle.push(*member);
             }
         }
-        let taken: Vec<_> = idle.iter().flat_map(|member| self.obstacles(member)).collect();
+        let taken = ports::after_grace(|| idle.iter().flat_map(|member| self.obstacles(member)).collect());
         if !taken.is_empty() {
             bail!("{}", taken.join("\n"));
         }

@@ -2,12 +2,31 @@
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use pegasus_rpc::port::Holder;
 
 /// Other addresses to try when the first choice is taken.
 const ADDRESS_TRIES: usize = 20;
+
+/// A process that was killed keeps its ports until its memory is freed; one that this process is just starting has all of
+/// this process's until it begins.
+const GRACE: Duration = Duration::from_secs(1);
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// What is still in the way after [`GRACE`].
+pub fn after_grace(obstacles: impl Fn() -> Vec<String>) -> Vec<String> {
+    let begun = Instant::now();
+    loop {
+        let found = obstacles();
+        if found.is_empty() || begun.elapsed() >= GRACE {
+            return found;
+        }
+        thread::sleep(PAUSE);
+    }
+}
 
 /// Why `member` cannot listen there, with the name of the process that has the port. None = it can.
 pub fn obstacle(member: &str, address: SocketAddrV4) -> Option<String> {
@@ -44,6 +63,20 @@ mod tests {
     use std::net::SocketAddr;
 
     use super::*;
+
+    #[test]
+    fn a_port_that_is_just_being_closed_is_no_obstacle() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let SocketAddr::V4(address) = listener.local_addr().unwrap() else { panic!() };
+        let look = || Vec::from_iter(obstacle("replica1", address));
+        assert_eq!(after_grace(look).len(), 1);
+        let closing = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(200));
+            drop(listener);
+        });
+        assert_eq!(after_grace(look), Vec::<String>::new());
+        closing.join().unwrap();
+    }
 
     #[test]
     fn who_has_a_port_is_named() {
