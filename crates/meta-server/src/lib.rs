@@ -63,7 +63,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use pegasus_rpc::listener::{self, Handlers, handler};
-use pegasus_rpc::peer::{Identity, PeerPool, PoolOptions, serve_meta_peer};
+use pegasus_rpc::peer::{Identity, PeerPool, PoolOptions, look_up, serve_meta_peer};
 use pegasus_rpc::port;
 use pegasus_rpc::wire::server::{Limits, WireServer};
 use pegasus_telemetry::commands::Commands;
@@ -139,13 +139,12 @@ async fn know_self(metas: &mut [Node], me: &Node) {
         return;
     }
     let mine = SocketAddr::from((ip, port));
-    let looking_up = metas.iter_mut().filter(|node| node.port() == port).map(async |node| {
-        match resolver::look_up(node).await {
+    let looking_up =
+        metas.iter_mut().filter(|node| node.port() == port).map(async |node| match look_up(node).await {
             Ok(found) if found.contains(&mine) => *node = me.clone(),
             Ok(_) => {}
             Err(error) => tracing::warn!(%node, %error, "a name in [meta_server] server_list has no address"),
-        }
-    });
+        });
     futures::future::join_all(looking_up).await;
 }
 

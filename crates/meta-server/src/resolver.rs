@@ -3,13 +3,13 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::io;
 use std::net::{SocketAddr, SocketAddrV4};
 use std::rc::Rc;
 use std::time::Duration;
 
+use pegasus_rpc::peer::look_up;
 use pegasus_types::Node;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 /// A name's address may change when its machine is replaced.
 const FRESH: Duration = Duration::from_secs(30);
@@ -19,8 +19,6 @@ const MAX_NAMES: usize = 10_000;
 const UNUSED: Duration = Duration::from_secs(3600);
 /// Looked for that often.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
-/// A name server that is dead keeps one waiting for half a minute.
-const LOOK_UP_WITHIN: Duration = Duration::from_secs(3);
 
 #[derive(Clone, Debug, Default)]
 pub struct Resolver(Rc<RefCell<Names>>);
@@ -36,11 +34,6 @@ struct Known {
     address: Option<SocketAddrV4>,
     looked_up: Instant,
     asked: Instant,
-}
-
-/// What the name server says, within a bound.
-pub async fn look_up(node: &Node) -> io::Result<Vec<SocketAddr>> {
-    timeout(LOOK_UP_WITHIN, tokio::net::lookup_host(node.as_str())).await?.map(Iterator::collect)
 }
 
 impl Resolver {

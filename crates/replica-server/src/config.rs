@@ -229,6 +229,11 @@ impl Config {
         }
     }
 
+    /// Of a disk; with less free space it counts as full.
+    pub fn least_free_percent(&self) -> u64 {
+        u64::try_from(self.replication.disk_min_available_space_ratio).unwrap_or(0)
+    }
+
     pub fn log_reserve_bytes(&self) -> u64 {
         let wanted = u64::from(self.replication.log_private_reserve_max_size_mb) << 20;
         wanted.min(self.log_options().max_log_bytes / 4)

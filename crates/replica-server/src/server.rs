@@ -235,7 +235,7 @@ fn settings(config: &Config) -> Settings {
         page_cache: config.replication.durability == Durability::PageCache,
         max_log_bytes: config.log_options().max_log_bytes,
         log_reserve_bytes: config.log_reserve_bytes(),
-        least_free_percent: u64::try_from(config.replication.disk_min_available_space_ratio).unwrap_or(0),
+        least_free_percent: config.least_free_percent(),
         compact_interval_s: u64::try_from(config.server.manual_compact_min_interval_seconds).unwrap_or(0),
     }
 }
@@ -249,10 +249,10 @@ async fn open_disks(
 ) -> anyhow::Result<(Arc<DataDirs>, Vec<Disk>, Completions)> {
     let specs: Vec<DirSpec> =
         config.data_dirs().into_iter().map(|(tag, path)| DirSpec { tag, path }).collect();
-    let least = u64::try_from(config.replication.disk_min_available_space_ratio).unwrap_or(0);
+    let least = config.least_free_percent();
     let (node, options) = (me.clone(), config.log_options());
     let ignore_broken = config.replication.ignore_broken_disk;
-    // Bounded by what the logs take: `log_size` of appends.
+    // Bounded by what the loop has given the logs: it appends, and takes the completions.
     let (done, completions) = mpsc::unbounded_channel();
     let opening = tokio::task::spawn_blocking(move || {
         let dirs = DataDirs::open(&specs, &node, least).context("data directories")?;

@@ -14,6 +14,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant as StdInstant};
 
@@ -50,7 +51,7 @@ const STEADY: Duration = Duration::from_secs(1);
 /// between two nodes; gathered for this long they are few. An [`Outbox`](super::Outbox) has enough calls in flight not to
 /// wait for them.
 const ANSWERS_LINGER: Duration = Duration::from_millis(5);
-/// A name server that does not answer costs a dial at most this.
+/// A name server that does not answer costs a lookup at most this.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Why there is no connection.
@@ -244,8 +245,14 @@ where
     }
 
     async fn dial(&self) -> Result<(TcpStream, Accepted), DialError> {
-        let addresses =
-            timeout(RESOLVE_TIMEOUT, resolve(&self.node)).await.map_err(|_| DialError::Timeout)??;
+        // Anew for each dial: a node that moved to another address is found again.
+        let addresses = look_up(&self.node).await.map_err(|error| match error.kind() {
+            io::ErrorKind::TimedOut => DialError::Timeout,
+            _ => DialError::Resolve(error.to_string()),
+        })?;
+        if addresses.is_empty() {
+            return Err(DialError::Resolve("no address".into()));
+        }
         let hello = Hello {
             cluster_id: self.shared.me.cluster_id(),
             from: self.shared.me.node.clone(),
@@ -359,14 +366,12 @@ fn source_text<E: std::fmt::Display + ?Sized>(error: &ChannelError<E>) -> String
     }
 }
 
-/// Resolved anew for each dial: a node that moved to another address is found again.
-async fn resolve(node: &Node) -> Result<Vec<std::net::SocketAddr>, DialError> {
+/// The addresses of a node, as far as its name server tells them within three seconds; then `TimedOut`.
+pub async fn look_up(node: &Node) -> io::Result<Vec<SocketAddr>> {
     if let Some((ip, port)) = node.ipv4() {
         return Ok(vec![(ip, port).into()]);
     }
-    let found = lookup_host((node.host(), node.port())).await;
-    let addresses: Vec<_> = found.map_err(|e| DialError::Resolve(e.to_string()))?.collect();
-    if addresses.is_empty() { Err(DialError::Resolve("no address".into())) } else { Ok(addresses) }
+    timeout(RESOLVE_TIMEOUT, lookup_host((node.host(), node.port()))).await?.map(Iterator::collect)
 }
 
 /// No Nagle delays; and a host that vanished without a word is noticed in seconds, by the kernel.

@@ -44,7 +44,7 @@ pub use frame::{FrameError, MAX_FRAME_BYTES};
 pub use hello::{
     Class, HELLO_TIMEOUT, HelloError, Identity, MAX_HELLO_BYTES, PREFACE, PROTOCOL_VERSION, Refusal, Remote,
 };
-pub use link::{CallError, DialError};
+pub use link::{CallError, DialError, look_up};
 pub use meta::{MetaClient, MetaPeer, serve_meta_peer};
 pub use outbox::{Outbox, OutboxStats};
 pub use pool::{PeerEvent, PeerPool, PoolOptions};

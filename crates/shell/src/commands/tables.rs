@@ -181,9 +181,9 @@ pub async fn app(session: &Session, mut args: Args, out: &mut Output<'_>) -> Res
 /// What the leader does or waits for, by partition of a table. Empty, too, when it does not say.
 async fn in_work(session: &Session, app_id: AppId) -> Vec<Vec<String>> {
     let told = session.cluster.leader_command("meta.work", &[]).await.unwrap_or_default();
-    let work: Vec<serde_json::Value> = serde_json::from_str(&told).unwrap_or_default();
-    let row = |work: &serde_json::Value| {
-        let text = |key: &str| work.get(key).and_then(serde_json::Value::as_str);
+    let work: Vec<Value> = serde_json::from_str(&told).unwrap_or_default();
+    let row = |work: &Value| {
+        let text = |key: &str| work.get(key).and_then(Value::as_str);
         let (id, pidx) = text("gpid")?.split_once('.')?;
         (id == app_id.to_string()).then_some(vec![pidx.to_owned(), text("note")?.to_owned()])
     };
